@@ -1,0 +1,38 @@
+"""tldeploy: from a pretrained network and your labelled data to a measured, quantized ONNX model behind Triton.
+
+The public API has the verbs of the command line; each takes a recipe or its folder:
+
+    import tldeploy
+
+    tldeploy.run("models/review-sentiment")
+    with tldeploy.Client(model="review-sentiment") as client:
+        print(client.classify(["Great camera, awful battery"]))
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tldeploy.pipeline import bench, deploy, export, fetch, init, predict, run, serve, tune
+    from tldeploy.recipe import Recipe
+    from tldeploy.runtime.triton import Client
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Recipe": "tldeploy.recipe",
+    "Client": "tldeploy.runtime.triton",
+    **dict.fromkeys(
+        ("bench", "deploy", "export", "fetch", "init", "predict", "run", "serve", "tune"), "tldeploy.pipeline"
+    ),
+}
+__all__ = ["Client", "Recipe", "bench", "deploy", "export", "fetch", "init", "predict", "run", "serve", "tune"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `import tldeploy` costs next to nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

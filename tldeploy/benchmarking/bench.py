@@ -1,0 +1,106 @@
+"""The bench stage: opened runners and the held-out rows in, report.json and report.html out.
+
+1. The rows are those that the tune stage held out, as its artifact has them.
+2. Both scenarios run over all runners; the raw samples go into samples.npz.
+3. The report is derived from the samples, and a copy of it laid beside the artifact, where a person looks first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tldeploy import artifacts, environment, recipe
+from tldeploy.artifacts import Choice, Manifest
+from tldeploy.benchmarking.page import render_page
+from tldeploy.benchmarking.report import Measured, build_report, reported_engine
+from tldeploy.measuring.scenarios import ClosedLoop, SingleStream, closed_loop, single_stream
+from tldeploy.data.rows import Rows
+from tldeploy.runtime import Runner
+from tldeploy.tasks import load_task
+
+TEST_ROWS = "test.jsonl"
+SAMPLES = "samples.npz"
+REPORT_JSON = "report.json"
+REPORT_HTML = "report.html"
+
+
+def bench(
+    settings: recipe.Bench,
+    name: str,
+    tuned: Path,
+    exported: Path,
+    runners: Sequence[Runner],
+    *,
+    out: Path,
+    inputs: str,
+    parents: dict[str, str],
+) -> Manifest:
+    """Measure `runners` on the held-out rows and write `out`, an artifact of kind "bench".
+
+    parents: kind of each artifact behind the runners to the sha256 of its manifest. The runners stay open.
+    Raises QualityError for a runner whose answers cannot be scored, and whatever error a runner raises.
+    """
+    stages = [artifacts.load(tuned, "tune"), artifacts.load(exported, "export")]
+    task = load_task(stages[-1].task, exported, stages[-1].labels)
+    rows, about_rows = _held_out(tuned, settings.rows)
+    single = single_stream(runners, rows.texts, len(task.labels), "bench: one request at a time")
+    load = closed_loop(runners, rows.texts, settings.concurrency, settings.seconds, "bench: concurrent clients")
+    speaks_for = reported_engine(single.engines, stages[-1].details["chosen"])
+    reason = "what a person would be served by, of the engines that were run"
+    own = [about_rows, Choice(about="reported engine", value=speaks_for, reason=reason)]
+    machine = environment.describe()
+    measured = Measured(rows.classes, tuple(runner.provider for runner in runners), single, load)
+    report = build_report(name, task, measured, stages=stages, own=own, environment=machine, parents=parents)
+    files = {
+        REPORT_JSON: json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+        REPORT_HTML: render_page(report, single),
+    }
+    with artifacts.writing(out) as folder:
+        _save_samples(folder / SAMPLES, rows, single, load)
+        for file, content in files.items():
+            artifacts.write_file(folder / file, content)
+        manifest = Manifest(
+            kind="bench",
+            name=name,
+            inputs=inputs,
+            task=task.name,
+            labels=task.labels,
+            preprocessing=task.preprocessing,
+            metrics={engine["name"]: engine["metric"] for engine in report["engines"]},
+            decisions=own,
+            environment=machine,
+            parents=parents,
+        )
+        sealed = artifacts.seal(folder, manifest)
+    for file, content in files.items():
+        artifacts.write_file(out.parent / file, content)
+    return sealed
+
+
+def _held_out(tuned: Path, wanted: int | None) -> tuple[Rows, Choice]:
+    """All held-out rows, or the wanted number of them, spread evenly because files are often sorted."""
+    rows = Rows.load(tuned / TEST_ROWS)
+    if wanted is None or wanted >= len(rows):
+        return rows, Choice(about="measured rows", value=len(rows), reason="all rows that were held out")
+    taken = np.arange(wanted) * len(rows) // wanted
+    reason = f"the recipe's bench.rows; taken evenly from the {len(rows)} rows that were held out"
+    return rows.take(taken), Choice(about="measured rows", value=wanted, reason=reason)
+
+
+def _save_samples(path: Path, rows: Rows, single: SingleStream, load: ClosedLoop) -> None:
+    np.savez_compressed(
+        path,
+        engines=np.array(single.engines),
+        truth=rows.classes,
+        latency_ms=single.latency_ms,
+        probabilities=single.probabilities,
+        block=single.block,
+        load_concurrency=np.array(load.concurrency),
+        load_completed=load.completed,
+        load_elapsed_s=load.elapsed_s,
+        load_latency_ms=load.latency_ms,
+    )

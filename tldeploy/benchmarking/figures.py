@@ -1,0 +1,128 @@
+"""The plots of report.html, drawn by plotly: where each engine's time goes, what it carries, what it is worth.
+
+Backgrounds are transparent and inks are left to report.css, so that one figure suits a light and a dark page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tldeploy.benchmarking.report import Report, metric_words
+from tldeploy.measuring.scenarios import SingleStream
+
+CURVE_POINTS = 250
+# Families share a hue, so that the eye finds torch, onnxruntime and Triton before it reads the legend.
+_HUES: Mapping[str, Sequence[str]] = {
+    "torch": ("#8b8f98", "#b0a999"),
+    "onnxruntime": ("#86b6e8", "#4f8edb", "#2f6bd0", "#6f7fe0"),
+    "triton": ("#e8833a", "#d0507f", "#b98a1d"),
+}
+
+
+def draw(report: Report, single: SingleStream) -> dict[str, str]:
+    """The plots as HTML fragments, by the name that page.html gives each; plotly's script is not among them."""
+    colours = _colours(single.engines)
+    figures = {
+        "latency": _latency_curves(single, colours),
+        "throughput": _throughput(report, colours),
+        "tradeoff": _metric_against_latency(report, colours),
+    }
+    config = {"displayModeBar": False, "responsive": True}
+    return {
+        name: figure.to_html(full_html=False, include_plotlyjs=False, div_id=f"plot-{name}", config=config)
+        for name, figure in figures.items()
+    }
+
+
+def _colours(engines: Sequence[str]) -> dict[str, str]:
+    colours: dict[str, str] = {}
+    for engine in engines:
+        family = next((name for name in _HUES if engine.startswith(name)), "torch")
+        taken = sum(other.startswith(family) for other in colours)
+        colours[engine] = _HUES[family][taken % len(_HUES[family])]
+    return colours
+
+
+def _figure(x_title: str, y_title: str, **axes: Any) -> Any:
+    import plotly.graph_objects as go
+
+    plain: dict[str, Any] = {"showline": False, "zeroline": False, "ticks": "", "title_standoff": 14}
+    figure = go.Figure(layout={"template": "none"})
+    figure.update_layout(
+        height=400,
+        margin={"l": 64, "r": 16, "t": 56, "b": 56},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": "inherit", "size": 13},
+        legend={"orientation": "h", "x": 0, "y": 1.04, "yanchor": "bottom", "title": None},
+        hoverlabel={"font_size": 13},
+    )
+    figure.update_xaxes(title_text=x_title, **plain, **axes.get("x", {}))
+    figure.update_yaxes(title_text=y_title, **plain, **axes.get("y", {}))
+    return figure
+
+
+def _latency_curves(single: SingleStream, colours: dict[str, str]) -> Any:
+    """Empirical distribution functions: a percentile is read off where a curve crosses its height."""
+    height = {"tickformat": ".0%", "range": [0, 1.01]}
+    figure = _figure("latency of one request, ms", "answered within", x={"type": "log", "dtick": "D2"}, y=height)
+    shares: NDArray[np.float64] = np.append(np.linspace(0.002, 0.998, CURVE_POINTS), 1.0)
+    for engine, latency_ms in zip(single.engines, single.latency_ms, strict=True):
+        figure.add_scatter(
+            x=np.quantile(latency_ms, shares, method="inverted_cdf").round(4).tolist(),
+            y=shares.round(4).tolist(),
+            name=engine,
+            mode="lines",
+            line={"color": colours[engine], "width": 2.2, "shape": "hv"},
+            hovertemplate="%{y:.1%} within %{x:.2f} ms",
+        )
+    return figure
+
+
+def _throughput(report: Report, colours: dict[str, str]) -> Any:
+    figure = _figure("concurrent clients", "rows a second", x={"type": "category"}, y={"rangemode": "tozero"})
+    for engine in report["engines"]:
+        levels = list(engine["throughput_per_s"])
+        values = np.array(list(engine["throughput_per_s"].values()))
+        rounds = [engine["closed_loop"][level]["rounds_per_s"] for level in levels]
+        above = np.maximum([max(found) for found in rounds] - values, 0)
+        below = np.maximum(values - [min(found) for found in rounds], 0)
+        figure.add_scatter(
+            x=levels,
+            y=values.tolist(),
+            name=engine["name"],
+            mode="lines+markers",
+            line={"color": colours[engine["name"]], "width": 2.2},
+            marker={"size": 8},
+            error_y={"array": above.tolist(), "arrayminus": below.tolist(), "thickness": 1.2, "width": 3},
+            hovertemplate="%{y:.0f} rows/s with %{x} clients",
+        )
+    return figure
+
+
+def _metric_against_latency(report: Report, colours: dict[str, str]) -> Any:
+    metric = metric_words(report["engines"][0]["metric"]["name"])
+    figure = _figure("p50 of one request, ms", metric, x={"type": "log", "dtick": "D2"}, y={"tickformat": ".3f"})
+    for engine in report["engines"]:
+        p50_ms, score = engine["p50_ms"], engine["metric"]
+        low_ms, high_ms = engine["p50_ms_interval"]
+        figure.add_scatter(
+            x=[p50_ms],
+            y=[score["value"]],
+            name=engine["name"],
+            mode="markers",
+            marker={"color": colours[engine["name"]], "size": 12},
+            error_x={"array": [high_ms - p50_ms], "arrayminus": [p50_ms - low_ms], "thickness": 1.4, "width": 4},
+            error_y={
+                "array": [score["high"] - score["value"]],
+                "arrayminus": [score["value"] - score["low"]],
+                "thickness": 1.4,
+                "width": 4,
+            },
+            hovertemplate=f"{metric} %{{y:.3f}} at %{{x:.2f}} ms",
+        )
+    return figure

@@ -1,0 +1,51 @@
+"""report.html: the report as one file that a person reads, with no need of a network.
+
+The words stand in page.html, the looks in report.css, the plots come from figures.py and the tables from tables.py.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from html import escape
+from importlib.resources import files
+from string import Template
+
+from tldeploy.benchmarking import figures, tables
+from tldeploy.benchmarking.report import Report, headline, metric_words
+from tldeploy.measuring.scenarios import MOST_ROWS_A_BLOCK, ROUNDS, SingleStream
+
+TABLES = (
+    tables.engines,
+    tables.scorecard,
+    tables.confusion,
+    tables.classes,
+    tables.methods,
+    tables.decisions,
+    tables.environment,
+    tables.lineage,
+)
+
+
+def render_page(report: Report, single: SingleStream) -> str:
+    """The whole of report.html."""
+    from plotly.offline import get_plotlyjs
+
+    package = files("tldeploy.benchmarking")
+    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in report["chosen"]["reasons"])
+    return Template(package.joinpath("page.html").read_text(encoding="utf-8")).substitute(
+        {table.__name__: table(report) for table in TABLES},
+        **{f"plot_{name}": plot for name, plot in figures.draw(report, single).items()},
+        css=package.joinpath("report.css").read_text(encoding="utf-8"),
+        plotly=get_plotlyjs(),
+        name=escape(report["name"]),
+        task=escape(report["task"].replace("-", " ")),
+        headline=escape(headline(report)),
+        rows=f"{report['rows']:,}",
+        created=datetime.fromisoformat(report["created"]).strftime("%-d %B %Y, %H:%M UTC"),
+        chosen=escape(report["chosen"]["variant"]),
+        reasons=reasons,
+        reported=escape(report["reported"]["engine"]),
+        metric=escape(metric_words(report["engines"][0]["metric"]["name"])),
+        block_rows=str(MOST_ROWS_A_BLOCK),
+        rounds=str(ROUNDS),
+    )

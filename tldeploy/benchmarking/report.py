@@ -1,0 +1,206 @@
+"""The report of a bench run: what was measured, as one JSON object, and as a table for a terminal.
+
+1. `build_report` derives every figure from the raw samples and joins them with what the earlier stages recorded.
+2. `headline` says the result in one sentence.
+3. `render_table` shows the engines on a terminal.
+
+`report.schema.json`, beside this file, describes the object: every field, its unit and its type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from tldeploy.artifacts import Choice, Manifest
+from tldeploy.measuring.scenarios import ClosedLoop, SingleStream
+from tldeploy.measuring.statistics import quantiles, speedup
+from tldeploy.tasks.metrics import Classes, confusion
+from tldeploy.tasks.text_classification import TextClassification
+
+Report = dict[str, Any]
+
+SCHEMA_VERSION = 1
+REFERENCE = "torch eager"
+SHARES = {"p50_ms": 0.5, "p90_ms": 0.9, "p99_ms": 0.99}
+SERVED_BY = {"triton http": "served by Triton over HTTP", "triton grpc": "served by Triton over gRPC"}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run over the engines. truth: int64 [rows]. providers: one an engine."""
+
+    truth: Classes
+    providers: tuple[str, ...]
+    single: SingleStream
+    load: ClosedLoop
+
+
+def build_report(
+    name: str,
+    task: TextClassification,
+    measured: Measured,
+    *,
+    stages: Sequence[Manifest],
+    own: Sequence[Choice],
+    environment: dict[str, Any],
+    parents: dict[str, str],
+) -> Report:
+    """Join the figures of this run with what the earlier stages recorded in their manifests.
+
+    stages: manifests of the kinds "tune" and "export". own: this stage's choices. parents: kind to manifest's sha256.
+    """
+    by_kind = {manifest.kind: manifest for manifest in stages}
+    decisions = [(manifest.kind, choice) for manifest in stages for choice in manifest.decisions]
+    decisions += [("bench", choice) for choice in own]
+    predicted = {
+        engine: task.decode(answers)
+        for engine, answers in zip(measured.single.engines, measured.single.probabilities, strict=True)
+    }
+    engine = reported_engine(measured.single.engines, by_kind["export"].details["chosen"])
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "name": name,
+        "task": task.name,
+        "labels": task.labels,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "rows": len(measured.truth),
+        "engines": [_engine(index, task, measured, predicted) for index in range(len(predicted))],
+        "reported": _reported(engine, task, measured.truth, predicted),
+        "variants": by_kind["export"].details["variants"],
+        "chosen": _chosen(by_kind["export"]),
+        "methods": by_kind["tune"].metrics,
+        "decisions": [{"stage": kind, **choice.model_dump(mode="json")} for kind, choice in decisions],
+        "environment": environment,
+        "parents": parents,
+    }
+
+
+def reported_engine(engines: Sequence[str], chosen: str) -> str:
+    """What a person would have served: the engine that the headline and the confusion matrix speak of."""
+    wanted = (*SERVED_BY, f"onnxruntime {chosen}")
+    return next((engine for engine in wanted if engine in engines), engines[-1])
+
+
+def _engine(index: int, task: TextClassification, measured: Measured, predicted: dict[str, Classes]) -> dict[str, Any]:
+    single, load = measured.single, measured.load
+    latency_ms = single.latency_ms[index]
+    percentiles = dict(zip(SHARES, quantiles(latency_ms, single.block, list(SHARES.values())), strict=True))
+    completed, elapsed_s = load.completed[index], load.elapsed_s[index]
+    levels = [str(number) for number in load.concurrency]
+    answers = predicted[single.engines[index]]
+    reference = single.engines.index(REFERENCE) if REFERENCE in single.engines else None
+    against: dict[str, Any] = {"speedup": None, "agreement": None}
+    if reference is not None:
+        gain = speedup(latency_ms, single.latency_ms[reference], single.block)
+        against = {"speedup": gain.as_json(), "agreement": float((answers == predicted[REFERENCE]).mean())}
+    return {
+        "name": single.engines[index],
+        "provider": measured.providers[index],
+        **{name: estimate.value for name, estimate in percentiles.items()},
+        **{f"{name}_interval": [estimate.low, estimate.high] for name, estimate in percentiles.items()},
+        "throughput_per_s": dict(zip(levels, (completed.sum(axis=1) / elapsed_s.sum(axis=1)).tolist(), strict=True)),
+        "closed_loop": {
+            level: {
+                "rounds_per_s": (completed[at] / elapsed_s[at]).tolist(),
+                "p50_ms": _percentile(load, index, at, 0.5),
+                "p99_ms": _percentile(load, index, at, 0.99),
+            }
+            for at, level in enumerate(levels)
+        },
+        "metric": task.measure(measured.truth, answers).as_json(),
+        **against,
+    }
+
+
+def _percentile(load: ClosedLoop, engine: int, level: int, share: float) -> float:
+    return float(np.quantile(load.latencies_ms(engine, level), share, method="inverted_cdf"))
+
+
+def _reported(engine: str, task: TextClassification, truth: Classes, predicted: dict[str, Classes]) -> dict[str, Any]:
+    """Where one engine's answers are right and wrong: the confusion matrix (true class by predicted) and each class."""
+    counts = confusion(truth, predicted[engine], len(task.labels))
+    hits, support, answered = np.diagonal(counts), counts.sum(axis=1), counts.sum(axis=0)
+    columns = {
+        "precision": hits / np.maximum(answered, 1),
+        "recall": hits / np.maximum(support, 1),
+        "f1": 2 * hits / np.maximum(support + answered, 1),
+        "support": support,
+    }
+    classes = [
+        {"label": label, **{name: column[at].item() for name, column in columns.items()}}
+        for at, label in enumerate(task.labels)
+    ]
+    return {"engine": engine, "confusion": counts.tolist(), "classes": classes}
+
+
+def _chosen(exported: Manifest) -> dict[str, Any]:
+    """The variant that was exported for serving, with every reason that its scorecard and the decisions give."""
+    chosen = exported.details["chosen"]
+    reasons = [choice.reason for choice in exported.decisions if choice.value == chosen]
+    reasons += [row["reason"] for row in exported.details["variants"] if row["name"] == chosen and row.get("reason")]
+    return {"variant": chosen, "reasons": list(dict.fromkeys(reasons))}
+
+
+def headline(report: Report) -> str:
+    """The result in one sentence: what answers, how well, how fast."""
+    engine = reported(report)
+    metric, gain = engine["metric"], engine["speedup"]
+    who = engine["name"]
+    if who in SERVED_BY:
+        who = f"{report['chosen']['variant']}, {SERVED_BY[who]}"
+    said = [
+        f"{who}: {metric_words(metric['name'])} {metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]",
+        f"p50 {milliseconds(engine['p50_ms'])} ms",
+    ]
+    if gain and engine["name"] != REFERENCE:
+        said.append(f"{gain['value']:.1f} times as fast as PyTorch")
+    return ", ".join(said)
+
+
+def reported(report: Report) -> dict[str, Any]:
+    """The row of the engine that the report speaks of."""
+    rows: dict[str, dict[str, Any]] = {engine["name"]: engine for engine in report["engines"]}
+    return rows[report["reported"]["engine"]]
+
+
+def metric_words(name: str) -> str:
+    return name.replace("_", " ").replace("f1", "F1")
+
+
+def milliseconds(value: float) -> str:
+    """Three significant digits, without an exponent."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def render_table(report: Report) -> str:
+    """The engines as an aligned plain-text table; numbers to the right."""
+    levels = list(report["engines"][0]["throughput_per_s"])
+    metric = metric_words(report["engines"][0]["metric"]["name"])
+    head = ["engine", "provider", "p50 ms", "p90 ms", "p99 ms"]
+    table = [[*head, *(f"rows/s @{level}" for level in levels), f"{metric} [95 %]", "x torch [95 %]"]]
+    for engine in report["engines"]:
+        score, gain = engine["metric"], engine["speedup"]
+        table.append(
+            [
+                engine["name"],
+                engine["provider"],
+                *(milliseconds(engine[name]) for name in SHARES),
+                *(f"{engine['throughput_per_s'][level]:.0f}" for level in levels),
+                f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]",
+                f"{gain['value']:.2f} [{gain['low']:.2f}, {gain['high']:.2f}]" if gain else "-",
+            ]
+        )
+    widths = [max(len(row[at]) for row in table) for at in range(len(table[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if at < 2 else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in table
+    ]
+    return "\n".join(line.rstrip() for line in [lines[0], "  ".join("-" * width for width in widths), *lines[1:]])

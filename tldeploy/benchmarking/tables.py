@@ -1,0 +1,146 @@
+"""The tables of report.html, one function each, from the report alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tldeploy.benchmarking.markup import EMPTY, Cell, number, table, with_interval, words
+from tldeploy.benchmarking.report import REFERENCE, SHARES, Report, metric_words, milliseconds
+
+
+def engines(report: Report) -> str:
+    first = report["engines"][0]
+    head = [
+        "engine",
+        *(name.replace("_", " ") for name in SHARES),
+        *(f"rows/s, {level} client{'s' if level != '1' else ''}" for level in first["throughput_per_s"]),
+        metric_words(first["metric"]["name"]),
+        f"times {REFERENCE}",
+        f"labels as {REFERENCE}",
+        "computed by",
+    ]
+    rows = [
+        [
+            words(engine["name"]),
+            *(_percentile(engine, name) for name in SHARES),
+            *(number(value, ",.0f") for value in engine["throughput_per_s"].values()),
+            _estimate(engine["metric"], "value", ".3f"),
+            _estimate(engine["speedup"], "value", ".2f"),
+            number(engine["agreement"], ".1%"),
+            words(engine["provider"]),
+        ]
+        for engine in report["engines"]
+    ]
+    names = [engine["name"] for engine in report["engines"]]
+    return table("engines", head, rows, names.index(report["reported"]["engine"]))
+
+
+def scorecard(report: Report) -> str:
+    """The export stage's variants, as far as its manifest says something of each."""
+    metric = metric_words(report["engines"][0]["metric"]["name"])
+    head = [
+        "variant",
+        "MB",
+        "p50 ms",
+        "times fp32",
+        metric,
+        "points lost",
+        "labels as fp32",
+        "largest error",
+        "",
+        "why",
+    ]
+    rows = [
+        [
+            words(variant["name"]),
+            number(variant.get("size_bytes"), lambda size: f"{size / 1e6:.1f}"),
+            number(variant.get("p50_ms"), milliseconds),
+            _estimate(variant.get("speedup"), "value", ".2f"),
+            _estimate(variant.get("metric"), "value", ".3f"),
+            _estimate(variant.get("drop"), "points", "+.2f"),
+            number((variant.get("parity") or {}).get("label_agreement"), ".1%"),
+            number((variant.get("parity") or {}).get("max_abs_diff"), ".1e"),
+            EMPTY if variant.get("kept") is None else words("kept" if variant["kept"] else "dropped"),
+            words(variant.get("reason") or ""),
+        ]
+        for variant in report["variants"]
+    ]
+    names = [variant["name"] for variant in report["variants"]]
+    return table("scorecard", head, rows, _place(report["chosen"]["variant"], names))
+
+
+def confusion(report: Report) -> str:
+    """Rows are true classes, columns answered ones; the shade of a cell is its share of the true class."""
+    rows = [
+        [words(label), *(number(count, ",d", shade=count / max(sum(counts), 1)) for count in counts)]
+        for label, counts in zip(report["labels"], report["reported"]["confusion"], strict=True)
+    ]
+    return table("confusion", ["true ↓  answered →", *report["labels"]], rows)
+
+
+def classes(report: Report) -> str:
+    rows = [
+        [
+            words(found["label"]),
+            *(number(found[name], ".3f") for name in ("f1", "precision", "recall")),
+            number(found["support"], ",d"),
+        ]
+        for found in report["reported"]["classes"]
+    ]
+    return table("classes", ["class", "F1", "precision", "recall", "rows"], rows)
+
+
+def methods(report: Report) -> str:
+    rows = [
+        [
+            words(method),
+            _estimate(found.get("validation"), "value", ".3f"),
+            _estimate(found.get("test"), "value", ".3f"),
+            number(found.get("seconds"), ".0f"),
+        ]
+        for method, found in report["methods"].items()
+    ]
+    kept = [choice["value"] for choice in report["decisions"] if choice["about"] == "method"]
+    marked = _place(kept[0], list(report["methods"])) if kept else None
+    return table("methods", ["method", "validation rows", "held-out rows", "seconds"], rows, marked)
+
+
+def decisions(report: Report) -> str:
+    rows = [[words(choice[part]) for part in ("about", "value", "reason", "stage")] for choice in report["decisions"]]
+    return table("decisions", ["about", "chosen", "because", "stage"], rows)
+
+
+def environment(report: Report) -> str:
+    rows = [[words(name), words(value)] for name, value in _lines(report["environment"])]
+    return table("environment", ["what", "found"], rows)
+
+
+def lineage(report: Report) -> str:
+    rows = [[words(kind), words(digest)] for kind, digest in report["parents"].items()]
+    return table("lineage", ["artifact", "sha256 of its manifest"], rows)
+
+
+def _percentile(engine: dict[str, Any], name: str) -> Cell:
+    low, high = engine[f"{name}_interval"]
+    return with_interval(engine[name], low, high, milliseconds)
+
+
+def _estimate(found: dict[str, Any] | None, name: str, show: str) -> Cell:
+    return EMPTY if found is None else with_interval(found[name], found["low"], found["high"], show)
+
+
+def _place(wanted: Any, names: list[str]) -> int | None:
+    return names.index(wanted) if wanted in names else None
+
+
+def _lines(values: dict[str, Any], place: str = "") -> list[tuple[str, Any]]:
+    """Nested settings as lines `outer.inner`, a list of plain values as one line."""
+    lines: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            lines += _lines(value, f"{place}{key}.")
+        elif isinstance(value, list) and not any(isinstance(part, dict | list) for part in value):
+            lines.append((f"{place}{key}", ", ".join(map(str, value)) or "none"))
+        else:
+            lines.append((f"{place}{key}", value))
+    return lines

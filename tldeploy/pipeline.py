@@ -1,0 +1,245 @@
+"""The stages in a row: fetch → tune → export → deploy → bench, and serving what they made.
+
+Each function reads the artifact of the stage before, computes the fingerprint of everything that determines its own,
+and skips the work when an intact artifact with that fingerprint is there. They are the verbs of the command line and
+of `import tldeploy`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from tldeploy import artifacts
+from tldeploy.artifacts import Manifest, fingerprint
+from tldeploy.progress import say
+from tldeploy.recipe import Recipe
+
+if TYPE_CHECKING:
+    from tldeploy.runtime import Runner
+    from tldeploy.triton.server import Endpoints
+
+RecipeLike = Recipe | str | Path
+Protocol = Literal["http", "grpc"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage left: its artifact's folder and manifest, and whether it was there already."""
+
+    stage: str
+    folder: Path
+    skipped: bool
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A served answer: the most probable labels, best first, each with its probability."""
+
+    text: str
+    labels: list[str]
+    probabilities: list[float]
+
+    @property
+    def label(self) -> str:
+        return self.labels[0]
+
+
+def fetch(recipe: RecipeLike, force: bool = False) -> Outcome | None:
+    """Get the files that the recipe's `fetch` section declares, by hash. None when it declares none."""
+    from tldeploy.data.fetch import fetch_files
+
+    recipe = _loaded(recipe)
+    if not recipe.fetch:
+        return None
+    folder, inputs = recipe.path("data"), fingerprint(recipe.section("name", "fetch"))
+    return _unless_current(
+        "fetch", folder, inputs, force, lambda: fetch_files(recipe.fetch, folder, recipe.name, inputs)
+    )
+
+
+def tune(recipe: RecipeLike, force: bool = False) -> Outcome:
+    """Adapt the backbone to the labelled rows by every method of the recipe; keep one."""
+    recipe = _loaded(recipe)
+    fetched = fetch(recipe)
+    parents = {"fetch": fetched.manifest.sha256} if fetched else {}
+    folder = recipe.path("tuned")
+    sources = {name: _content_of(recipe.path(name)) for name in _own_files(recipe)}
+    inputs = fingerprint([recipe.section("name", "task", "data", "backbone", "tune"), parents, sources])
+
+    def run_stage() -> Manifest:
+        from tldeploy.tuning.tune import tune as run_tune
+
+        return run_tune(recipe, folder, inputs, parents)
+
+    return _unless_current("tune", folder, inputs, force, run_stage)
+
+
+def export(recipe: RecipeLike, force: bool = False) -> Outcome:
+    """Make the ONNX variants of the tuned network, measure them, and choose one."""
+    recipe = _loaded(recipe)
+    tuned, folder = recipe.path("tuned"), recipe.path("onnx")
+    inputs = fingerprint([recipe.section("export"), artifacts.load(tuned, "tune").sha256])
+
+    def run_stage() -> Manifest:
+        from tldeploy.exporting.export import export as run_export
+
+        return run_export(recipe.export, tuned, folder, inputs)
+
+    return _unless_current("export", folder, inputs, force, run_stage)
+
+
+def deploy(recipe: RecipeLike, force: bool = False) -> Outcome:
+    """Publish the chosen variant to the model repository, as a new version."""
+    from tldeploy.triton import repository
+
+    recipe = _loaded(recipe)
+    exported, place = recipe.path("onnx"), recipe.path(recipe.deploy.repository)
+    artifacts.load(exported, "export")
+    live = None if force else repository.current(exported, place, recipe.name, recipe.deploy)
+    publication = live or repository.publish(exported, place, recipe.name, recipe.deploy)
+    outcome = Outcome("deploy", publication.folder, live is not None, artifacts.load(publication.folder, "deploy"))
+    _tell(outcome)
+    return outcome
+
+
+def bench(recipe: RecipeLike, force: bool = False) -> Outcome:
+    """Measure every engine of the recipe on the held-out rows, in one interleaved run, and write the report."""
+    recipe = _loaded(recipe)
+    parents = {kind: artifacts.load(folder, kind) for kind, folder in _artifacts_behind_bench(recipe)}
+    folder = recipe.path("bench")
+    hashes = {kind: manifest.sha256 for kind, manifest in parents.items()}
+    inputs = fingerprint([recipe.section("bench"), hashes])
+
+    def run_stage() -> Manifest:
+        from tldeploy.benchmarking.bench import bench as run_bench
+
+        with _runners(recipe, parents["export"]) as runners:
+            return run_bench(
+                recipe.bench,
+                recipe.name,
+                tuned=recipe.path("tuned"),
+                exported=recipe.path("onnx"),
+                runners=runners,
+                out=folder,
+                inputs=inputs,
+                parents=hashes,
+            )
+
+    return _unless_current("bench", folder, inputs, force, run_stage)
+
+
+def run(recipe: RecipeLike, force: bool = False) -> list[Outcome]:
+    """All stages, in order; those whose inputs are unchanged are skipped."""
+    recipe = _loaded(recipe)
+    fetched = fetch(recipe, force)
+    later = [stage(recipe, force) for stage in (tune, export, deploy, bench)]
+    return [fetched, *later] if fetched else later
+
+
+def serve(
+    repository: str | Path,
+    http_port: int = 8000,
+    grpc_port: int = 8001,
+    metrics_port: int = 8002,
+    on_ready: Callable[[Endpoints], None] | None = None,
+) -> None:
+    """Serve a model repository with a real Triton server until interrupted (Ctrl-C or SIGTERM)."""
+    from tldeploy.triton import server
+
+    server.serve(Path(repository), http_port, grpc_port, metrics_port, on_ready=on_ready)
+
+
+def predict(
+    model: str,
+    texts: Sequence[str],
+    url: str | None = None,
+    protocol: Protocol = "http",
+    top: int | None = None,
+) -> list[Prediction]:
+    """Ask a served model for the labels of some texts, by Triton's classification extension. top: labels an answer."""
+    from tldeploy.runtime.triton import Client
+
+    client = Client(model=model, url=url, protocol=protocol)
+    try:
+        answers = client.classify(texts, top=top)
+    finally:
+        client.close()
+    return [
+        Prediction(text, [label for label, _ in answer], [probability for _, probability in answer])
+        for text, answer in zip(texts, answers, strict=True)
+    ]
+
+
+def _loaded(recipe: RecipeLike) -> Recipe:
+    return recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
+
+
+def _unless_current(stage: str, folder: Path, inputs: str, force: bool, work: Callable[[], Manifest]) -> Outcome:
+    skipped = not force and artifacts.is_current(folder, stage, inputs)
+    outcome = Outcome(stage, folder, skipped, artifacts.load(folder, stage) if skipped else work())
+    _tell(outcome)
+    return outcome
+
+
+def _tell(outcome: Outcome) -> None:
+    say(f"{outcome.stage}: {'unchanged, kept' if outcome.skipped else 'done'} ({outcome.folder})")
+
+
+def _own_files(recipe: Recipe) -> list[str]:
+    """The files and folders of the recipe's own that tuning reads; hub ids are no files."""
+    splits = [split for split in (recipe.data.test, recipe.data.validation) if isinstance(split, str)]
+    return [name for name in (recipe.data.file, *splits, recipe.backbone.source) if recipe.path(name).exists()]
+
+
+def _content_of(place: Path) -> dict[str, str]:
+    files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
+    return {str(file.relative_to(place)): artifacts.file_sha256(file) for file in files}
+
+
+def _artifacts_behind_bench(recipe: Recipe) -> list[tuple[str, Path]]:
+    behind = [("tune", recipe.path("tuned")), ("export", recipe.path("onnx"))]
+    if _served_protocols(recipe):
+        from tldeploy.triton import repository
+
+        place = recipe.path(recipe.deploy.repository)
+        behind.append(("deploy", repository.live_folder(place, recipe.name)))
+    return behind
+
+
+def _served_protocols(recipe: Recipe) -> list[Protocol]:
+    protocols: list[Protocol] = ["http", "grpc"]
+    return [protocol for protocol in protocols if f"triton-{protocol}" in recipe.bench.engines]
+
+
+@contextlib.contextmanager
+def _runners(recipe: Recipe, exported: Manifest) -> Iterator[list[Runner]]:
+    """Every engine that the recipe benches, open; the served ones by a private server on free ports."""
+    from tldeploy.tasks import load_task
+
+    task = load_task(exported.task, recipe.path("onnx"), exported.labels)
+    with contextlib.ExitStack() as stack:
+        runners: list[Runner] = []
+        if "torch" in recipe.bench.engines:
+            from tldeploy.runtime.pytorch import TorchRunner
+
+            runners.append(TorchRunner(recipe.path("tuned"), task))
+        if "onnxruntime" in recipe.bench.engines:
+            from tldeploy.runtime.onnx import OnnxRunner
+
+            runners += [OnnxRunner(recipe.path("onnx") / v["file"], task) for v in exported.details["variants"]]
+        if protocols := _served_protocols(recipe):
+            from tldeploy.runtime.triton import Client
+            from tldeploy.triton.server import Server
+
+            server = stack.enter_context(Server.private(recipe.path(recipe.deploy.repository)))
+            for protocol in protocols:
+                url = getattr(server.endpoints, protocol)
+                runners.append(Client(model=recipe.name, url=url, protocol=protocol))
+        for runner in runners:
+            stack.callback(runner.close)
+        yield runners

@@ -1,0 +1,42 @@
+"""An ONNX graph in this process, through onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tldeploy.runtime.session import Provider, open_session
+
+if TYPE_CHECKING:
+    from tldeploy.tasks.text_classification import TextClassification
+
+
+class OnnxRunner:
+    """A Runner over one variant. threads: within an operator; all usable cores by default."""
+
+    def __init__(
+        self,
+        model: Path,
+        task: TextClassification,
+        provider: Provider = "CPUExecutionProvider",
+        threads: int | None = None,
+    ) -> None:
+        self.name = f"onnxruntime {model.stem}"
+        self._session = open_session(model, provider, threads)
+        self.provider = str(self._session.get_providers()[0])
+        self._task = task
+
+    def predict(self, rows: Sequence[str]) -> NDArray[np.float32]:
+        return self.run(self._task.encode(rows))
+
+    def run(self, tensors: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """The graph alone: encoded rows in, float32 [rows, classes] out."""
+        probabilities: NDArray[np.float32] = self._session.run([self._task.output], tensors)[0]
+        return probabilities
+
+    def close(self) -> None:
+        del self._session

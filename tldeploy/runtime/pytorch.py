@@ -1,0 +1,41 @@
+"""The tuned network itself, in eager PyTorch: what every other engine is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tldeploy.backbones.network import TextNetwork
+from tldeploy.runtime.session import usable_cores
+
+if TYPE_CHECKING:
+    from tldeploy.tasks.text_classification import TextClassification
+
+
+class TorchRunner:
+    """A Runner over a tuned artifact, fp32 on the CPU. threads: within an operator; all usable cores by default."""
+
+    name = "torch eager"
+    provider = "PyTorch CPU, fp32"
+
+    def __init__(self, tuned: Path, task: TextClassification, threads: int | None = None) -> None:
+        torch.set_num_threads(threads or usable_cores())
+        self._network = TextNetwork.load(tuned)
+        self._task = task
+
+    def predict(self, rows: Sequence[str]) -> NDArray[np.float32]:
+        return self.run(self._task.encode(rows))
+
+    def run(self, tensors: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """The network alone: encoded rows in, float32 [rows, classes] out."""
+        with torch.inference_mode():
+            logits = self._network(**{name: torch.from_numpy(values) for name, values in tensors.items()})
+            return np.asarray(torch.softmax(logits, dim=-1).numpy(), dtype=np.float32)
+
+    def close(self) -> None:
+        del self._network

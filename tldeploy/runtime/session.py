@@ -1,0 +1,49 @@
+"""onnxruntime sessions that run where they were asked to, or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from tldeploy.errors import ArtifactError, MachineError
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+Provider = Literal["CPUExecutionProvider", "CUDAExecutionProvider"]
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on, which in a container are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def open_session(
+    model: Path, provider: Provider = "CPUExecutionProvider", threads: int | None = None
+) -> InferenceSession:
+    """A session whose first provider is verified to be `provider`. threads: within an operator; all cores by default.
+
+    Raises MachineError when the provider is not to be had, instead of falling back, ArtifactError for a model that
+    onnxruntime cannot read.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or usable_cores()
+    options.log_severity_level = 3
+    if provider != "CPUExecutionProvider":
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    asked = f"run {model.name} on {provider}"
+    try:
+        session = onnxruntime.InferenceSession(str(model), options, providers=[provider])
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        reason = " ".join(str(error).split())[:300]
+        if provider == "CPUExecutionProvider":
+            raise ArtifactError(asked, reason, "export the model again") from error
+        raise MachineError(asked, reason, "see `tldeploy doctor`, or use the CPU") from error
+    used = session.get_providers()
+    if used[0] != provider:
+        fix = "see `tldeploy doctor` for the driver and libraries it needs, or use the CPU"
+        raise MachineError(asked, f"onnxruntime would use {', '.join(used)} instead", fix)
+    return session

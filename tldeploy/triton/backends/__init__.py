@@ -1,0 +1,1 @@
+"""Backends of the server home, written in Python."""

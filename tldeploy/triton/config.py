@@ -1,0 +1,199 @@
+"""config.pbtxt as protobuf, made from the graph itself.
+
+1. `read_signature` reads names, types and dims of a graph's inputs and outputs.
+2. `tokenize_config`, `graph_config` and `ensemble_config` describe the three models that a published text model is
+   made of; each is put together from small functions, one a concern.
+3. `to_text` and `read` write and read the text form.
+
+Words: a dim of -1 is open; dims in a configuration leave the batch axis out when max_batch_size > 0.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tldeploy.errors import ArtifactError
+from tldeploy.recipe import Deploy
+
+if TYPE_CHECKING:
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+TEXT = "text"
+LABELS_FILE = "labels.txt"
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output: Triton's name of its type (`TYPE_INT64`), and all its dims, the batch axis included."""
+
+    name: str
+    datatype: str
+    dims: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a graph takes and gives."""
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+    @property
+    def batches(self) -> bool:
+        """Whether every tensor's first dim is open, as batching needs."""
+        return all(tensor.dims[:1] == (-1,) for tensor in (*self.inputs, *self.outputs))
+
+
+def read_signature(graph: Path) -> Signature:
+    """Read an ONNX file's inputs and outputs; its weights may lie elsewhere and are not read.
+
+    Raises ArtifactError when it is not an ONNX model or has a type that Triton has not.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    asked = f"read the graph {graph}"
+    try:
+        model = onnx.load(graph, load_external_data=False)
+    except FileNotFoundError:
+        raise ArtifactError(asked, "there is no such file", "run `tldeploy export` again") from None
+    except DecodeError:
+        raise ArtifactError(asked, "it is not an ONNX model", "run `tldeploy export` again") from None
+    # Old graphs list their weights among the inputs.
+    weights = {initializer.name for initializer in model.graph.initializer}
+    inputs = tuple(_tensor(value, asked) for value in model.graph.input if value.name not in weights)
+    outputs = tuple(_tensor(value, asked) for value in model.graph.output)
+    if not inputs or not outputs:
+        raise ArtifactError(asked, "it has no inputs or no outputs", "run `tldeploy export` again")
+    return Signature(inputs, outputs)
+
+
+def _tensor(value: Any, asked: str) -> Tensor:
+    import onnx
+
+    names = {
+        onnx.TensorProto.FLOAT: "TYPE_FP32",
+        onnx.TensorProto.DOUBLE: "TYPE_FP64",
+        onnx.TensorProto.FLOAT16: "TYPE_FP16",
+        onnx.TensorProto.STRING: "TYPE_STRING",
+    }
+    plain = ("BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")
+    names |= {onnx.TensorProto.DataType.Value(name): f"TYPE_{name}" for name in plain}
+    kind = value.type.tensor_type.elem_type
+    if kind not in names:
+        found = f"{value.name} has the type {onnx.TensorProto.DataType.Name(kind)}, which Triton cannot carry"
+        raise ArtifactError(asked, found, "cast it inside the graph")
+    dims = value.type.tensor_type.shape.dim
+    return Tensor(value.name, names[kind], tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in dims))
+
+
+def tokenize_config(name: str, signature: Signature, versions: Sequence[int], settings: Deploy) -> ModelConfig:
+    """The step from texts, BYTES [batch, 1], to the graph's inputs."""
+    config = _model(name, "python", versions, settings)
+    _add_tensor(config.input, Tensor(TEXT, "TYPE_STRING", (-1, 1)))
+    for tensor in signature.inputs:
+        _add_tensor(config.output, tensor)
+    _batch(config, settings)
+    _instances(config, settings)
+    return config
+
+
+def graph_config(name: str, signature: Signature, versions: Sequence[int], settings: Deploy) -> ModelConfig:
+    """The graph on the onnxruntime backend. The first output carries the labels of the classification extension.
+
+    Raises ArtifactError when the graph's first dims are fixed, so that nothing can be batched.
+    """
+    if not signature.batches:
+        fixed = next(t for t in (*signature.inputs, *signature.outputs) if t.dims[:1] != (-1,))
+        found = f"the first dim of {fixed.name} is {fixed.dims[0] if fixed.dims else 'missing'}, not open"
+        fix = "export the graph with a dynamic batch axis"
+        raise ArtifactError(f"serve batches of up to {settings.max_batch_size} with {name}", found, fix)
+    config = _model(name, "onnxruntime", versions, settings)
+    for tensor in signature.inputs:
+        _add_tensor(config.input, tensor)
+    for tensor in signature.outputs:
+        _add_tensor(config.output, tensor)
+    config.output[0].label_filename = LABELS_FILE
+    _batch(config, settings)
+    _instances(config, settings)
+    _threads(config, settings)
+    return config
+
+
+def ensemble_config(
+    name: str, tokenize: str, graph: str, signature: Signature, version: int, settings: Deploy
+) -> ModelConfig:
+    """The model that clients call: texts in, the graph's outputs out. It pins the version of its steps."""
+    config = _model(name, "", [version], settings)
+    config.platform = "ensemble"
+    _add_tensor(config.input, Tensor(TEXT, "TYPE_STRING", (-1, 1)))
+    for tensor in signature.outputs:
+        _add_tensor(config.output, tensor)
+    tokens = {tensor.name: tensor.name for tensor in signature.inputs}
+    _add_step(config, tokenize, version, {TEXT: TEXT}, tokens)
+    _add_step(config, graph, version, tokens, {tensor.name: tensor.name for tensor in signature.outputs})
+    return config
+
+
+def _model(name: str, backend: str, versions: Sequence[int], settings: Deploy) -> ModelConfig:
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+    config = ModelConfig(name=name, backend=backend, max_batch_size=settings.max_batch_size)
+    config.version_policy.specific.versions.extend(versions)
+    return config
+
+
+def _add_tensor(tensors: Any, tensor: Tensor) -> None:
+    from tritonclient.grpc.model_config_pb2 import DataType
+
+    tensors.add(name=tensor.name, data_type=DataType.Value(tensor.datatype), dims=tensor.dims[1:])
+
+
+def _batch(config: ModelConfig, settings: Deploy) -> None:
+    config.dynamic_batching.max_queue_delay_microseconds = settings.queue_delay_us
+
+
+def _instances(config: ModelConfig, settings: Deploy) -> None:
+    from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
+
+    config.instance_group.add(count=settings.instances, kind=ModelInstanceGroup.KIND_CPU)
+
+
+def _threads(config: ModelConfig, settings: Deploy) -> None:
+    """Several instances share the cores; a single one is left to onnxruntime's default, all of them."""
+    if settings.instances > 1:
+        threads = max(1, (os.cpu_count() or 1) // settings.instances)
+        config.parameters["intra_op_thread_count"].string_value = str(threads)
+
+
+def _add_step(
+    config: ModelConfig, model: str, version: int, inputs: Mapping[str, str], outputs: Mapping[str, str]
+) -> None:
+    step = config.ensemble_scheduling.step.add(model_name=model, model_version=version)
+    step.input_map.update(inputs)
+    step.output_map.update(outputs)
+
+
+def to_text(config: ModelConfig) -> str:
+    from google.protobuf import text_format
+
+    text: str = text_format.MessageToString(config)
+    return text
+
+
+def read(path: Path) -> ModelConfig:
+    """Read a config.pbtxt. Raises ArtifactError when it is missing or cannot be read."""
+    from google.protobuf import text_format
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+    asked, fix = f"read {path}", "run `tldeploy deploy` again"
+    try:
+        return text_format.Parse(path.read_text(encoding="utf-8"), ModelConfig())
+    except FileNotFoundError:
+        raise ArtifactError(asked, "there is no such file", fix) from None
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise ArtifactError(asked, str(error), fix) from None

@@ -1,0 +1,226 @@
+"""The model repository: an exported model published as three Triton models, and what is published there.
+
+    <name>/            the ensemble that clients call, texts in, probabilities out; <version>/ holds the deploy
+                       artifact: tldeploy.json and golden.json
+    <name>.tokenize/   the tokenizing step (python backend): model.py, encoding.py, tokenizer.json, encoder.json
+    <name>.graph/      the chosen ONNX variant (onnxruntime backend): model.onnx; labels.txt
+
+All three have the same versions, and the ensemble pins its steps' version. The steps also serve the older versions that
+are kept, as long as these have the same tensors and labels: one configuration describes all versions of a model, so
+when the number of classes changes, the older ones stay on disk but are no longer served.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tldeploy import artifacts
+from tldeploy.artifacts import Manifest, file_sha256, fingerprint
+from tldeploy.errors import ArtifactError, TldeployError, UsageError
+from tldeploy.recipe import NAME, Deploy
+from tldeploy.tasks import encoding
+from tldeploy.tasks.text_classification import ENCODER, TOKENIZER
+from tldeploy.triton import config
+from tldeploy.triton.config import LABELS_FILE, Signature
+from tldeploy.triton.transaction import CONFIG_FILE, begin, commit, recover, versions
+
+GOLDEN = "golden.json"
+ENCODING = Path(encoding.__file__)
+TOKENIZE_STEP = Path(__file__).with_name("tokenize_step.py")
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A model that is live in a repository. path: the ensemble's version folder, a deploy artifact."""
+
+    name: str
+    version: int
+    path: Path
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class _Names:
+    """The three Triton models of a published name."""
+
+    ensemble: str
+
+    @property
+    def tokenize(self) -> str:
+        return f"{self.ensemble}.tokenize"
+
+    @property
+    def graph(self) -> str:
+        return f"{self.ensemble}.graph"
+
+    @property
+    def in_order(self) -> tuple[str, str, str]:
+        """What others need comes first."""
+        return self.tokenize, self.graph, self.ensemble
+
+
+def publish(export: Path, repository: Path, name: str, settings: Deploy) -> Publication:
+    """Publish the export artifact as the next version of `name`, and make it live.
+
+    Raises ArtifactError when the export is damaged or cannot be batched, UsageError for a name or path that Triton
+    cannot serve, StorageError when the disk is full or another publisher does not finish. Then, as when it is
+    killed, the old version stays live.
+    """
+    _check(repository, name)
+    manifest = artifacts.load(export, "export")
+    repository, names = repository.resolve(), _Names(name)
+    signature = config.read_signature(_chosen(export, manifest))
+    with begin(repository) as staging:
+        version = 1 + max((0, *(version for model in names.in_order for version in versions(repository / model))))
+        keep = [*versions(repository / name), version][-settings.keep_versions :]
+        shape = _shape(signature, manifest)
+        served = [old for old in keep[:-1] if _shape_of(repository / name / str(old)) == shape] + [version]
+        _stage_tokenize(staging / names.tokenize, export, signature, served, settings)
+        _stage_graph(staging / names.graph, export, manifest, signature, served, settings)
+        _stage_ensemble(staging, names, export, manifest, signature, version, settings)
+        commit(repository, names.in_order, keep)
+    return published(repository, name)
+
+
+def is_current(export: Path, repository: Path, name: str, settings: Deploy) -> bool:
+    """Whether publishing would change nothing: the live version comes from this export and these settings, intact."""
+    try:
+        live = published(repository, name)
+        same = live.manifest.inputs == _inputs(artifacts.load(export, "export"), settings)
+        files: dict[str, str] = live.manifest.details["repository_files"]
+        return same and all(file_sha256(repository / file) == sha256 for file, sha256 in files.items())
+    except (TldeployError, OSError):
+        return False
+
+
+def published(repository: Path, name: str) -> Publication:
+    """The live version of `name`. Raises ArtifactError when there is none, or when it is damaged."""
+    repository = repository.resolve()
+    recover(repository)
+    if not (repository / name / CONFIG_FILE).is_file():
+        known = ", ".join(model.name for model in all_published(repository)) or "none"
+        found = f"it is not there (published: {known})"
+        raise ArtifactError(f"find {name} in {repository}", found, "publish it with `tldeploy deploy`")
+    version = config.read(repository / name / CONFIG_FILE).version_policy.specific.versions[-1]
+    path = repository / name / str(version)
+    return Publication(name, version, path, artifacts.load(path, "deploy"))
+
+
+def all_published(repository: Path) -> list[Publication]:
+    """Everything that tldeploy has published there; models from elsewhere are left alone.
+
+    Raises ArtifactError when there is no such folder.
+    """
+    repository = repository.resolve()
+    recover(repository)
+    if not repository.is_dir():
+        found = "there is no such folder"
+        raise ArtifactError(f"read the model repository {repository}", found, "publish one with `tldeploy deploy`")
+    names = {path.parent.parent.name for path in repository.glob(f"*/*/{artifacts.MANIFEST}")}
+    return [published(repository, name) for name in sorted(names) if (repository / name / CONFIG_FILE).is_file()]
+
+
+def _check(repository: Path, name: str) -> None:
+    if not NAME.fullmatch(name):
+        found = "its name may have letters, digits, - and _ only (the dot is used for its steps)"
+        raise UsageError(f"publish {name!r}", found, "choose another name")
+    if " " in str(repository.resolve()):
+        found = "Triton's workers hang below a path with spaces"
+        raise UsageError(f"publish to {repository.resolve()}", found, "choose a repository path without spaces")
+
+
+def _chosen(export: Path, manifest: Manifest) -> Path:
+    chosen = manifest.details["chosen"]
+    return export / next(variant["file"] for variant in manifest.details["variants"] if variant["name"] == chosen)
+
+
+def _inputs(export: Manifest, settings: Deploy) -> str:
+    """Everything that determines what is published."""
+    ours = [file_sha256(path) for path in (ENCODING, TOKENIZE_STEP, Path(config.__file__), Path(__file__))]
+    return fingerprint([export.sha256, settings.model_dump(exclude={"repository"}), ours])
+
+
+def _shape(signature: Signature, export: Manifest) -> str:
+    """What all versions under one configuration must have in common."""
+    return fingerprint([asdict(signature), export.labels])
+
+
+def _shape_of(path: Path) -> str | None:
+    try:
+        shape: str = artifacts.load(path, "deploy").details["shape"]
+    except ArtifactError:
+        return None
+    return shape
+
+
+def _stage_tokenize(
+    model: Path, export: Path, signature: Signature, served: list[int], settings: Deploy
+) -> None:
+    folder = model / str(served[-1])
+    folder.mkdir(parents=True)
+    shutil.copyfile(TOKENIZE_STEP, folder / "model.py")
+    # The very file that training used, byte for byte: served tokens cannot differ from trained ones.
+    shutil.copyfile(ENCODING, folder / "encoding.py")
+    for file in (TOKENIZER, ENCODER):
+        shutil.copyfile(export / file, folder / file)
+    _write_config(model, config.tokenize_config(model.name, signature, served, settings))
+
+
+def _stage_graph(
+    model: Path, export: Path, manifest: Manifest, signature: Signature, served: list[int], settings: Deploy
+) -> None:
+    folder = model / str(served[-1])
+    folder.mkdir(parents=True)
+    shutil.copyfile(_chosen(export, manifest), folder / "model.onnx")
+    (model / LABELS_FILE).write_text("".join(f"{label}\n" for label in manifest.labels), encoding="utf-8")
+    _write_config(model, config.graph_config(model.name, signature, served, settings))
+
+
+def _stage_ensemble(
+    staging: Path,
+    names: _Names,
+    export: Path,
+    manifest: Manifest,
+    signature: Signature,
+    version: int,
+    settings: Deploy,
+) -> None:
+    model = staging / names.ensemble
+    folder = model / str(version)
+    folder.mkdir(parents=True)
+    _write_config(
+        model, config.ensemble_config(model.name, names.tokenize, names.graph, signature, version, settings)
+    )
+    shutil.copyfile(export / GOLDEN, folder / GOLDEN)
+    files = {path.relative_to(staging).as_posix(): file_sha256(path) for path in staging.rglob("*") if path.is_file()}
+    deploy = Manifest(
+        kind="deploy",
+        name=names.ensemble,
+        inputs=_inputs(manifest, settings),
+        task=manifest.task,
+        labels=manifest.labels,
+        preprocessing=manifest.preprocessing,
+        parents={"export": manifest.sha256},
+        details={
+            "version": version,
+            "variant": manifest.details["chosen"],
+            "models": list(names.in_order),
+            "settings": settings.model_dump(exclude={"repository"}),
+            "shape": _shape(signature, manifest),
+            "repository_files": files,
+        },
+    )
+    artifacts.seal(folder, deploy)
+
+
+def _write_config(model: Path, described: config.ModelConfig) -> None:
+    (model / CONFIG_FILE).write_text(config.to_text(described), encoding="utf-8")
+
+
+def golden(publication: Publication) -> tuple[list[str], list[list[float]]]:
+    """Rows, and the probabilities that onnxruntime gave for each alone when the model was exported."""
+    stored = json.loads((publication.path / GOLDEN).read_text(encoding="utf-8"))
+    return stored["rows"], stored["probabilities"]
