@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tldeploy.pipeline import bench, deploy, export, fetch, init, predict, run, serve, tune
+    from tldeploy.pipeline import bench, deploy, doctor, export, fetch, init, predict, run, serve, tune
     from tldeploy.recipe import Recipe
     from tldeploy.runtime.triton import Client
 
@@ -25,10 +25,23 @@ _HOMES = {
     "Recipe": "tldeploy.recipe",
     "Client": "tldeploy.runtime.triton",
     **dict.fromkeys(
-        ("bench", "deploy", "export", "fetch", "init", "predict", "run", "serve", "tune"), "tldeploy.pipeline"
+        ("bench", "deploy", "doctor", "export", "fetch", "init", "predict", "run", "serve", "tune"), "tldeploy.pipeline"
     ),
 }
-__all__ = ["Client", "Recipe", "bench", "deploy", "export", "fetch", "init", "predict", "run", "serve", "tune"]
+__all__ = [
+    "Client",
+    "Recipe",
+    "bench",
+    "deploy",
+    "doctor",
+    "export",
+    "fetch",
+    "init",
+    "predict",
+    "run",
+    "serve",
+    "tune",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -90,8 +90,8 @@ _NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 @contextmanager
-def storage_errors(place: Path) -> Iterator[None]:
-    """Turn the operating system's refusal to write below `place` into a StorageError."""
+def storage_errors(place: Path | None = None) -> Iterator[None]:
+    """Turn the operating system's refusal to write (below `place`, if that is known) into a StorageError."""
     try:
         yield
     except Exception as error:
@@ -102,7 +102,7 @@ def storage_errors(place: Path) -> Iterator[None]:
             found, fix = "the disk is full", "free some space and run the same command again; finished stages are kept"
         else:
             found, fix = f"writing there is refused ({refusal.strerror})", "choose a folder that you may write"
-        raise StorageError(f"write below {place}", found, fix) from error
+        raise StorageError(f"write below {place}" if place else "write", found, fix) from error
 
 
 def _os_error_behind(error: BaseException | None) -> OSError | None:

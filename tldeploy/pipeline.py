@@ -8,10 +8,12 @@ of `import tldeploy`.
 from __future__ import annotations
 
 import contextlib
+import functools
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tldeploy import artifacts
 from tldeploy.artifacts import Manifest, fingerprint
@@ -19,8 +21,9 @@ from tldeploy.progress import say
 from tldeploy.recipe import Recipe
 
 if TYPE_CHECKING:
+    from tldeploy.environment import Check
     from tldeploy.runtime import Runner
-    from tldeploy.triton.server import Endpoints
+    from tldeploy.triton.server import Server
 
 RecipeLike = Recipe | str | Path
 Protocol = Literal["http", "grpc"]
@@ -99,10 +102,10 @@ def deploy(recipe: RecipeLike, force: bool = False) -> Outcome:
 
     recipe = _loaded(recipe)
     exported, place = recipe.path("onnx"), recipe.path(recipe.deploy.repository)
-    artifacts.load(exported, "export")
-    live = None if force else repository.current(exported, place, recipe.name, recipe.deploy)
-    publication = live or repository.publish(exported, place, recipe.name, recipe.deploy)
-    outcome = Outcome("deploy", publication.folder, live is not None, artifacts.load(publication.folder, "deploy"))
+    skipped = not force and repository.is_current(exported, place, recipe.name, recipe.deploy)
+    find = repository.published if skipped else functools.partial(repository.publish, exported, settings=recipe.deploy)
+    live = find(repository=place, name=recipe.name)
+    outcome = Outcome("deploy", live.path, skipped, live.manifest)
     _tell(outcome)
     return outcome
 
@@ -146,12 +149,20 @@ def serve(
     http_port: int = 8000,
     grpc_port: int = 8001,
     metrics_port: int = 8002,
-    on_ready: Callable[[Endpoints], None] | None = None,
+    log: Callable[[str], None] | None = None,
+    on_ready: Callable[[Server], None] | None = None,
 ) -> None:
-    """Serve a model repository with a real Triton server until interrupted (Ctrl-C or SIGTERM)."""
+    """Serve a model repository with a real Triton server until Ctrl-C or SIGTERM. log: gets each line of its log."""
     from tldeploy.triton import server
 
-    server.serve(Path(repository), http_port, grpc_port, metrics_port, on_ready=on_ready)
+    server.serve(
+        Path(repository),
+        http_port=http_port,
+        grpc_port=grpc_port,
+        metrics_port=metrics_port,
+        log=log,
+        on_ready=on_ready,
+    )
 
 
 def predict(
@@ -159,20 +170,55 @@ def predict(
     texts: Sequence[str],
     url: str | None = None,
     protocol: Protocol = "http",
-    top: int | None = None,
+    top: int = 3,
+    serve_from: str | Path | None = None,
 ) -> list[Prediction]:
-    """Ask a served model for the labels of some texts, by Triton's classification extension. top: labels an answer."""
+    """Ask a served model for the `top` most probable labels of each text, by Triton's classification extension.
+
+    serve_from: a model repository to serve, on free ports, for this call only.
+    """
     from tldeploy.runtime.triton import Client
 
-    client = Client(model=model, url=url, protocol=protocol)
-    try:
-        answers = client.classify(texts, top=top)
-    finally:
-        client.close()
+    with contextlib.ExitStack() as stack:
+        if serve_from is not None:
+            from tldeploy.triton.server import Server
+
+            server = stack.enter_context(Server(Path(serve_from), http_port=0, grpc_port=0, metrics_port=0))
+            url = server.http_url if protocol == "http" else server.grpc_url
+        client = stack.enter_context(Client(url=url, model=model, protocol=protocol))
+        answers = client.classify(texts, top)
     return [
         Prediction(text, [label for label, _ in answer], [probability for _, probability in answer])
         for text, answer in zip(texts, answers, strict=True)
     ]
+
+
+def report(benched: Outcome) -> dict[str, Any]:
+    """The report of a bench, as report.schema.json describes it."""
+    loaded: dict[str, Any] = json.loads((benched.folder / "report.json").read_text(encoding="utf-8"))
+    return loaded
+
+
+def doctor() -> list[Check]:
+    """What this machine has and lacks, the server included."""
+    from tldeploy import environment
+    from tldeploy.triton import home
+
+    return [*environment.checks(), home.check()]
+
+
+def init(
+    data: str | Path,
+    backbone: str | Path,
+    name: str | None = None,
+    out: str | Path | None = None,
+    text: str | None = None,
+    label: str | None = None,
+) -> Path:
+    """Look at labelled rows and write a recipe that runs; where it was written."""
+    from tldeploy import draft
+
+    return draft.init(data, backbone, name=name, out=out, text=text, label=label)
 
 
 def _loaded(recipe: RecipeLike) -> Recipe:
@@ -207,7 +253,7 @@ def _artifacts_behind_bench(recipe: Recipe) -> list[tuple[str, Path]]:
         from tldeploy.triton import repository
 
         place = recipe.path(recipe.deploy.repository)
-        behind.append(("deploy", repository.live_folder(place, recipe.name)))
+        behind.append(("deploy", repository.published(place, recipe.name).path))
     return behind
 
 
@@ -236,10 +282,10 @@ def _runners(recipe: Recipe, exported: Manifest) -> Iterator[list[Runner]]:
             from tldeploy.runtime.triton import Client
             from tldeploy.triton.server import Server
 
-            server = stack.enter_context(Server.private(recipe.path(recipe.deploy.repository)))
-            for protocol in protocols:
-                url = getattr(server.endpoints, protocol)
-                runners.append(Client(model=recipe.name, url=url, protocol=protocol))
+            place = recipe.path(recipe.deploy.repository)
+            server = stack.enter_context(Server(place, http_port=0, grpc_port=0, metrics_port=0))
+            urls = {"http": server.http_url, "grpc": server.grpc_url}
+            runners += [Client(url=urls[protocol], model=recipe.name, protocol=protocol) for protocol in protocols]
         for runner in runners:
             stack.callback(runner.close)
         yield runners

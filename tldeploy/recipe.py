@@ -227,7 +227,7 @@ class Bench(Section):
 
     engines: list[Engine] = Field(default=list(ENGINES), min_length=1)
     rows: Count | None = None
-    concurrency: list[Count] = [1, 4, 16]
+    concurrency: list[Count] = Field(default=[1, 4, 16], min_length=1)
     seconds: float = Field(default=2.0, gt=0, le=600)
 
     _engines_once = field_validator("engines")(_no_repeats)

@@ -1,13 +1,11 @@
-"""A small finished job for the bench stage: tune and export artifacts, and engines of known laws."""
+"""A small finished job for the bench stage: a tune and an export artifact, with rows whose texts are their numbers."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
@@ -22,36 +20,12 @@ LABELS = ["negative", "neutral", "positive"]
 HASHES = {"tune": "a" * 64, "export": "b" * 64, "deploy": "c" * 64}
 
 
-class Engine:
-    """A Runner whose law is known: a row's text is its number, `answer` gives its class, `seconds` its latency."""
-
-    provider = "numpy"
-
-    def __init__(
-        self,
-        name: str,
-        answer: Callable[[int], int],
-        seconds: Callable[[int], float] = lambda number: 0.0,
-        classes: int = len(LABELS),
-    ) -> None:
-        self.name, self.answer, self.seconds, self.classes = name, answer, seconds, classes
-
-    def predict(self, rows: Sequence[str]) -> NDArray[np.float32]:
-        numbers = [int(row) for row in rows]
-        time.sleep(sum(map(self.seconds, numbers)))
-        probabilities = np.full((len(rows), self.classes), 0.1, dtype=np.float32)
-        probabilities[np.arange(len(rows)), [self.answer(number) for number in numbers]] = 0.8
-        return probabilities
-
-    def close(self) -> None: ...
-
-
 def truth_of(number: int) -> int:
     return number % 3
 
 
 def write_job(folder: Path, rows: int, labels: Sequence[str] = LABELS) -> tuple[Path, Path]:
-    """The tuned and the exported artifact of a model with `rows` held-out rows, whose texts are their numbers."""
+    """The tuned and the exported artifact of a model with `rows` held-out rows."""
     held_out = Rows([str(n) for n in range(rows)], np.array([truth_of(n) for n in range(rows)], dtype=np.int64))
     tuned, exported = folder / "tuned", folder / "onnx"
     metric = weighted_f1(held_out.classes, held_out.classes, len(labels)).as_json()

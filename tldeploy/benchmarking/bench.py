@@ -17,8 +17,8 @@ from tldeploy import artifacts, environment, recipe
 from tldeploy.artifacts import Choice, Manifest
 from tldeploy.benchmarking.page import render_page
 from tldeploy.benchmarking.report import Measured, build_report, reported_engine
-from tldeploy.measuring.scenarios import ClosedLoop, SingleStream, closed_loop, single_stream
 from tldeploy.data.rows import Rows
+from tldeploy.measuring.scenarios import ClosedLoop, SingleStream, closed_loop, single_stream
 from tldeploy.runtime import Runner
 from tldeploy.tasks import load_task
 
@@ -62,7 +62,7 @@ def bench(
     with artifacts.writing(out) as folder:
         _save_samples(folder / SAMPLES, rows, single, load)
         for file, content in files.items():
-            artifacts.write_file(folder / file, content)
+            (folder / file).write_text(content, encoding="utf-8")
         manifest = Manifest(
             kind="bench",
             name=name,

@@ -39,7 +39,7 @@ def render_page(report: Report, single: SingleStream) -> str:
         plotly=get_plotlyjs(),
         name=escape(report["name"]),
         task=escape(report["task"].replace("-", " ")),
-        headline=escape(headline(report)),
+        headline=escape(headline(report)).replace("p50 ", "p50&nbsp;").replace(" ms", "&nbsp;ms"),
         rows=f"{report['rows']:,}",
         created=datetime.fromisoformat(report["created"]).strftime("%-d %B %Y, %H:%M UTC"),
         chosen=escape(report["chosen"]["variant"]),

@@ -139,11 +139,10 @@ def _reported(engine: str, task: TextClassification, truth: Classes, predicted: 
 
 
 def _chosen(exported: Manifest) -> dict[str, Any]:
-    """The variant that was exported for serving, with every reason that its scorecard and the decisions give."""
+    """The variant that was exported for serving, and why."""
     chosen = exported.details["chosen"]
     reasons = [choice.reason for choice in exported.decisions if choice.value == chosen]
-    reasons += [row["reason"] for row in exported.details["variants"] if row["name"] == chosen and row.get("reason")]
-    return {"variant": chosen, "reasons": list(dict.fromkeys(reasons))}
+    return {"variant": chosen, "reasons": reasons}
 
 
 def headline(report: Report) -> str:
@@ -177,6 +176,11 @@ def milliseconds(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
+def per_second(value: float) -> str:
+    """Whole numbers; a digit after the point for small ones."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
 def render_table(report: Report) -> str:
     """The engines as an aligned plain-text table; numbers to the right."""
     levels = list(report["engines"][0]["throughput_per_s"])
@@ -190,7 +194,7 @@ def render_table(report: Report) -> str:
                 engine["name"],
                 engine["provider"],
                 *(milliseconds(engine[name]) for name in SHARES),
-                *(f"{engine['throughput_per_s'][level]:.0f}" for level in levels),
+                *(per_second(engine["throughput_per_s"][level]) for level in levels),
                 f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]",
                 f"{gain['value']:.2f} [{gain['low']:.2f}, {gain['high']:.2f}]" if gain else "-",
             ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tldeploy.benchmarking.markup import EMPTY, Cell, number, table, with_interval, words
-from tldeploy.benchmarking.report import REFERENCE, SHARES, Report, metric_words, milliseconds
+from tldeploy.benchmarking.report import REFERENCE, SHARES, Report, metric_words, milliseconds, per_second
 
 
 def engines(report: Report) -> str:
@@ -17,17 +17,15 @@ def engines(report: Report) -> str:
         metric_words(first["metric"]["name"]),
         f"times {REFERENCE}",
         f"labels as {REFERENCE}",
-        "computed by",
     ]
     rows = [
         [
-            words(engine["name"]),
+            Cell(f"{words(engine['name']).markup} <small>{words(engine['provider']).markup}</small>"),
             *(_percentile(engine, name) for name in SHARES),
-            *(number(value, ",.0f") for value in engine["throughput_per_s"].values()),
+            *(number(value, per_second) for value in engine["throughput_per_s"].values()),
             _estimate(engine["metric"], "value", ".3f"),
             _estimate(engine["speedup"], "value", ".2f"),
             number(engine["agreement"], ".1%"),
-            words(engine["provider"]),
         ]
         for engine in report["engines"]
     ]
@@ -46,7 +44,7 @@ def scorecard(report: Report) -> str:
         metric,
         "points lost",
         "labels as fp32",
-        "largest error",
+        "max difference",
         "",
         "why",
     ]
@@ -96,7 +94,7 @@ def methods(report: Report) -> str:
             words(method),
             _estimate(found.get("validation"), "value", ".3f"),
             _estimate(found.get("test"), "value", ".3f"),
-            number(found.get("seconds"), ".0f"),
+            number(found.get("seconds"), ".1f"),
         ]
         for method, found in report["methods"].items()
     ]

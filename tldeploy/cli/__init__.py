@@ -1,0 +1,103 @@
+"""The command line. One file a verb: it parses, calls `tldeploy.pipeline`, and prints; nothing is decided here.
+
+`main` turns errors into messages and exit codes, as errors.py documents them. The verbs import the pipeline, and all
+that is heavy, when they run: `tldeploy --help` imports click and nothing else.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+import click
+
+from tldeploy import __version__
+from tldeploy.cli import bench, deploy, doctor, export, fetch, init, predict, run, serve, tune
+from tldeploy.cli.show import print_json, wants_json
+from tldeploy.errors import INTERRUPTED, StorageError, TldeployError, UsageError, storage_errors
+
+HELP = """From a pretrained network and your labelled data to a measured, quantized ONNX model behind Triton.
+
+\b
+Examples:
+  tldeploy init --data reviews.csv --backbone bert-base-uncased --name reviews
+  tldeploy run models/reviews
+  tldeploy serve triton_repo
+  tldeploy predict reviews "Great camera, awful battery"
+
+\b
+Exit codes:
+  0    done                           6    missing package, provider or program
+  1    a bug of tldeploy              7    the server failed, or refused a request
+  2    wrong usage                    8    quality below what was asked for
+  3    mistakes in a recipe           9    disk full, or not writable
+  4    unusable data                  130  interrupted: run again to go on
+  5    damaged artifact or weights
+
+Every verb takes --json: the last line of standard output is then one JSON object, also for an error.
+"""
+VERBS = (init, run, fetch, tune, export, deploy, serve, predict, bench, doctor)
+
+
+class _InOrder(click.Group):
+    """Lists the verbs in the order of the work, not of the alphabet."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+app = _InOrder(
+    "tldeploy",
+    help=HELP,
+    commands=[verb.command for verb in VERBS],
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+click.version_option(__version__, message="%(version)s")(app)
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(execute(sys.argv[1:]))
+
+
+def execute(arguments: Sequence[str]) -> int:
+    """Run one command line; its exit code."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with storage_errors():
+            code = app(args=list(arguments), prog_name="tldeploy", standalone_mode=False)
+        sys.stdout.flush()
+    except (KeyboardInterrupt, click.Abort):
+        print("interrupted; run the same command again and it goes on from the last finished stage", file=sys.stderr)
+        return INTERRUPTED
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return UsageError.exit_code
+    except click.ClickException as error:
+        found = error.format_message().rstrip(".")
+        usage = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "tldeploy"
+        return _fail(UsageError("understand the command", found, f"see `{usage} --help`"), arguments)
+    except TldeployError as error:
+        return _fail(error, arguments)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone; there is nobody to tell
+        return StorageError.exit_code
+    except Exception:
+        print("this is a bug of tldeploy; please report it with the lines below", file=sys.stderr)
+        raise
+    return code if isinstance(code, int) else 0
+
+
+def _fail(error: TldeployError, arguments: Sequence[str]) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    if wants_json(arguments):
+        print_json(error.as_json())
+    return error.exit_code
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    """SIGTERM ends a command as Ctrl-C does: what is half-written goes, what is finished stays."""
+    raise KeyboardInterrupt

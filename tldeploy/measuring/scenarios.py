@@ -181,8 +181,10 @@ class _Load:
 
 
 def _blocks(rows: int) -> NDArray[np.int64]:
-    """Which block each row belongs to: of at most sixteen rows, and twenty blocks or more where there are rows enough,
-    because the statistics resample whole blocks."""
+    """Which block each row belongs to: at most sixteen rows each, and twenty blocks where there are rows enough.
+
+    The statistics resample whole blocks, and need some to resample.
+    """
     blocks = max(-(-rows // MOST_ROWS_A_BLOCK), min(FEWEST_BLOCKS, rows))
     return np.arange(rows, dtype=np.int64) * blocks // rows
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from tldeploy.backbones.network import TextNetwork
-from tldeploy.runtime.session import usable_cores
+from tldeploy.environment import usable_cores
 
 if TYPE_CHECKING:
     from tldeploy.tasks.text_classification import TextClassification

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from tldeploy.environment import usable_cores
 from tldeploy.errors import ArtifactError, MachineError
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 Provider = Literal["CPUExecutionProvider", "CUDAExecutionProvider"]
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on, which in a container are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def open_session(

@@ -1,0 +1,8 @@
+"""Everything about Triton, and nothing of torch: configurations, the repository, the server and its home.
+
+config.py        config.pbtxt as protobuf, from the graph
+repository.py    publish an export as a versioned model; transaction.py makes that atomic
+tokenize_step.py the served tokenizing step; backends/ holds the server's Python backend for ONNX graphs
+home.py          where tritonserver is, built from the pip wheel when there is none
+server.py        start, watch and stop it; warden.py sees that it never outlives us; log.py reads what it says
+"""

@@ -125,9 +125,13 @@ def graph_config(name: str, signature: Signature, versions: Sequence[int], setti
 
 
 def ensemble_config(
-    name: str, tokenize: str, graph: str, signature: Signature, version: int, settings: Deploy
+    name: str, steps: tuple[str, str], signature: Signature, version: int, settings: Deploy
 ) -> ModelConfig:
-    """The model that clients call: texts in, the graph's outputs out. It pins the version of its steps."""
+    """The model that clients call: texts in, the graph's outputs out.
+
+    steps: the names of the tokenizing step and of the graph; the ensemble pins their version.
+    """
+    tokenize, graph = steps
     config = _model(name, "", [version], settings)
     config.platform = "ensemble"
     _add_tensor(config.input, Tensor(TEXT, "TYPE_STRING", (-1, 1)))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from importlib import metadata
 from pathlib import Path
 
 from tldeploy.artifacts import file_sha256, fingerprint, write_file, writing
+from tldeploy.environment import Check
 from tldeploy.errors import ArtifactError, MachineError, storage_errors
 from tldeploy.progress import progress, say
 from tldeploy.triton.locks import locked
@@ -39,6 +41,8 @@ BACKEND = Path(__file__).parent / "backends" / "onnxruntime" / "model.py"
 # for Python 3.13 and later: there the workers need an older interpreter than tldeploy itself.
 NUMPY = "1.26.4"
 WORKER_PYTHONS = ((3, 11), (3, 12))
+
+GLIBC = (2, 35)
 
 BUILD_WAIT_S = 1800.0
 ASKED = "set up a Triton server"
@@ -123,6 +127,8 @@ def _built() -> Home | None:
         # The stub takes the first python3 of the PATH as its environment.
         "PATH": f"{home / 'env' / 'bin'}:{os.environ.get('PATH', os.defpath)}",
         "LD_LIBRARY_PATH": f"{libraries}:{inherited}" if inherited else libraries,
+        # Serving leaves no __pycache__ in the repository.
+        "PYTHONDONTWRITEBYTECODE": "1",
     }
     # These would replace the workers' environment by the caller's.
     for name in ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV"):
@@ -147,24 +153,23 @@ def _backends(home: Path) -> Path:
 
 
 def _build() -> Home:
-    if sys.platform != "linux" or os.uname().machine != "x86_64":
-        found = f"the pip-installed server is for Linux on x86_64, this is {sys.platform} on {os.uname().machine}"
-        raise MachineError(ASKED, found, "serve the repository with NVIDIA's container, see triton_repo/README.md")
+    _refuse_other_machines()
     home = _place()
     with locked(home.with_name(f".{home.name}.lock"), ASKED, BUILD_WAIT_S):
         if not home.is_dir():
-            say(f"building a Triton server in {home} (once; 700 MB)")
-            with progress("Triton server: download, unpack, choose a Python, install, check", 5) as step, writing(home) as new:
+            say(f"building a Triton server in {home} (once; 600 MB)")
+            steps = "Triton server: download, unpack, choose a Python, install"
+            with progress(steps, 4) as done, writing(home) as new:
                 wheel = _download(new)
-                step(1)
+                done(1)
                 _unpack(wheel, new)
-                step(1)
+                done(1)
                 python, libraries = _choose_worker_python(new)
-                step(1)
+                done(1)
                 _make_environment(python, new / "env")
-                step(1)
-                write_file(new / "home.json", json.dumps({"python_libraries": libraries, "packages": _pins()}, indent=2))
-                step(1)
+                done(1)
+                about = {"python_libraries": libraries, "packages": _pins()}
+                write_file(new / "home.json", json.dumps(about, indent=2) + "\n")
     built = _built()
     assert built is not None
     return built
@@ -214,7 +219,7 @@ def _choose_worker_python(new: Path) -> tuple[str, str]:
             shutil.rmtree(new / "stubs")
             return candidate, libraries
     found = f"its workers need Python 3.11 or 3.12 with a shared library; {'; '.join(refused)}"
-    fix = "install one and put it on the PATH (Debian and Ubuntu: `apt-get install python3 python3-venv libpython3-dev`)"
+    fix = "put one on the PATH (Debian and Ubuntu: `apt-get install python3 python3-venv libpython3-dev`)"
     raise MachineError(ASKED, found, fix)
 
 
@@ -267,3 +272,29 @@ def _run(command: list[str], asked: str) -> None:
     if "No module named pip" in run.stderr:
         fix = f"{sys.executable} -m ensurepip"
     raise MachineError(asked, last, fix)
+
+
+def _refuse_other_machines() -> None:
+    """The wheel is built for Linux on x86_64 with a recent C library."""
+    container = "serve the repository with NVIDIA's container, see triton_repo/README.md"
+    machine = platform.machine()
+    if sys.platform != "linux" or machine != "x86_64":
+        found = f"the pip-installed server is for Linux on x86_64, this is {sys.platform} on {machine}"
+        raise MachineError(ASKED, found, container)
+    library, version = platform.libc_ver()
+    if library != "glibc" or tuple(int(part) for part in version.split(".")) < GLIBC:
+        wanted = ".".join(map(str, GLIBC))
+        raise MachineError(
+            ASKED, f"the pip-installed server needs glibc {wanted}, this is {library} {version}", container
+        )
+
+
+def check() -> Check:
+    """The line of `tldeploy doctor` about the server."""
+    try:
+        if home := installed():
+            return Check("triton", "ok", str(home.program))
+        _refuse_other_machines()
+    except MachineError as error:
+        return Check("triton", "missing", error.found, error.fix)
+    return Check("triton", "ok", "none yet; `tldeploy serve` sets one up from pip, once")

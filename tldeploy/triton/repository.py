@@ -16,6 +16,7 @@ import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tldeploy import artifacts
 from tldeploy.artifacts import Manifest, file_sha256, fingerprint
@@ -26,6 +27,9 @@ from tldeploy.tasks.text_classification import ENCODER, TOKENIZER
 from tldeploy.triton import config
 from tldeploy.triton.config import LABELS_FILE, Signature
 from tldeploy.triton.transaction import CONFIG_FILE, begin, commit, recover, versions
+
+if TYPE_CHECKING:
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 GOLDEN = "golden.json"
 ENCODING = Path(encoding.__file__)
@@ -62,6 +66,19 @@ class _Names:
         return self.tokenize, self.graph, self.ensemble
 
 
+@dataclass(frozen=True)
+class _Release:
+    """A version about to be published. served: the versions that its steps will answer for, itself the last."""
+
+    names: _Names
+    export: Path
+    manifest: Manifest
+    signature: Signature
+    version: int
+    served: list[int]
+    settings: Deploy
+
+
 def publish(export: Path, repository: Path, name: str, settings: Deploy) -> Publication:
     """Publish the export artifact as the next version of `name`, and make it live.
 
@@ -69,7 +86,8 @@ def publish(export: Path, repository: Path, name: str, settings: Deploy) -> Publ
     cannot serve, StorageError when the disk is full or another publisher does not finish. Then, as when it is
     killed, the old version stays live.
     """
-    _check(repository, name)
+    _check_name(name)
+    check_path(repository)
     manifest = artifacts.load(export, "export")
     repository, names = repository.resolve(), _Names(name)
     signature = config.read_signature(_chosen(export, manifest))
@@ -78,9 +96,10 @@ def publish(export: Path, repository: Path, name: str, settings: Deploy) -> Publ
         keep = [*versions(repository / name), version][-settings.keep_versions :]
         shape = _shape(signature, manifest)
         served = [old for old in keep[:-1] if _shape_of(repository / name / str(old)) == shape] + [version]
-        _stage_tokenize(staging / names.tokenize, export, signature, served, settings)
-        _stage_graph(staging / names.graph, export, manifest, signature, served, settings)
-        _stage_ensemble(staging, names, export, manifest, signature, version, settings)
+        release = _Release(names, export, manifest, signature, version, served, settings)
+        _stage_tokenize(staging / names.tokenize, release)
+        _stage_graph(staging / names.graph, release)
+        _stage_ensemble(staging / names.ensemble, release)
         commit(repository, names.in_order, keep)
     return published(repository, name)
 
@@ -123,18 +142,23 @@ def all_published(repository: Path) -> list[Publication]:
     return [published(repository, name) for name in sorted(names) if (repository / name / CONFIG_FILE).is_file()]
 
 
-def _check(repository: Path, name: str) -> None:
+def _check_name(name: str) -> None:
     if not NAME.fullmatch(name):
         found = "its name may have letters, digits, - and _ only (the dot is used for its steps)"
         raise UsageError(f"publish {name!r}", found, "choose another name")
+
+
+def check_path(repository: Path) -> None:
+    """Raises UsageError for a path that Triton cannot serve."""
     if " " in str(repository.resolve()):
         found = "Triton's workers hang below a path with spaces"
-        raise UsageError(f"publish to {repository.resolve()}", found, "choose a repository path without spaces")
+        raise UsageError(f"use the repository {repository.resolve()}", found, "move it to a path without spaces")
 
 
 def _chosen(export: Path, manifest: Manifest) -> Path:
     chosen = manifest.details["chosen"]
-    return export / next(variant["file"] for variant in manifest.details["variants"] if variant["name"] == chosen)
+    file: str = next(variant["file"] for variant in manifest.details["variants"] if variant["name"] == chosen)
+    return export / file
 
 
 def _inputs(export: Manifest, settings: Deploy) -> str:
@@ -156,67 +180,55 @@ def _shape_of(path: Path) -> str | None:
     return shape
 
 
-def _stage_tokenize(
-    model: Path, export: Path, signature: Signature, served: list[int], settings: Deploy
-) -> None:
-    folder = model / str(served[-1])
+def _stage_tokenize(model: Path, release: _Release) -> None:
+    folder = model / str(release.version)
     folder.mkdir(parents=True)
     shutil.copyfile(TOKENIZE_STEP, folder / "model.py")
     # The very file that training used, byte for byte: served tokens cannot differ from trained ones.
     shutil.copyfile(ENCODING, folder / "encoding.py")
     for file in (TOKENIZER, ENCODER):
-        shutil.copyfile(export / file, folder / file)
-    _write_config(model, config.tokenize_config(model.name, signature, served, settings))
+        shutil.copyfile(release.export / file, folder / file)
+    _write_config(model, config.tokenize_config(model.name, release.signature, release.served, release.settings))
 
 
-def _stage_graph(
-    model: Path, export: Path, manifest: Manifest, signature: Signature, served: list[int], settings: Deploy
-) -> None:
-    folder = model / str(served[-1])
+def _stage_graph(model: Path, release: _Release) -> None:
+    folder = model / str(release.version)
     folder.mkdir(parents=True)
-    shutil.copyfile(_chosen(export, manifest), folder / "model.onnx")
-    (model / LABELS_FILE).write_text("".join(f"{label}\n" for label in manifest.labels), encoding="utf-8")
-    _write_config(model, config.graph_config(model.name, signature, served, settings))
+    shutil.copyfile(_chosen(release.export, release.manifest), folder / "model.onnx")
+    (model / LABELS_FILE).write_text("".join(f"{label}\n" for label in release.manifest.labels), encoding="utf-8")
+    _write_config(model, config.graph_config(model.name, release.signature, release.served, release.settings))
 
 
-def _stage_ensemble(
-    staging: Path,
-    names: _Names,
-    export: Path,
-    manifest: Manifest,
-    signature: Signature,
-    version: int,
-    settings: Deploy,
-) -> None:
-    model = staging / names.ensemble
-    folder = model / str(version)
+def _stage_ensemble(model: Path, release: _Release) -> None:
+    """Staged last: its deploy artifact holds the hashes of all that was staged."""
+    names, exported, settings = release.names, release.manifest, release.settings
+    folder = model / str(release.version)
     folder.mkdir(parents=True)
-    _write_config(
-        model, config.ensemble_config(model.name, names.tokenize, names.graph, signature, version, settings)
-    )
-    shutil.copyfile(export / GOLDEN, folder / GOLDEN)
-    files = {path.relative_to(staging).as_posix(): file_sha256(path) for path in staging.rglob("*") if path.is_file()}
+    steps = (names.tokenize, names.graph)
+    _write_config(model, config.ensemble_config(model.name, steps, release.signature, release.version, settings))
+    shutil.copyfile(release.export / GOLDEN, folder / GOLDEN)
+    staged = (path for path in model.parent.rglob("*") if path.is_file())
     deploy = Manifest(
         kind="deploy",
         name=names.ensemble,
-        inputs=_inputs(manifest, settings),
-        task=manifest.task,
-        labels=manifest.labels,
-        preprocessing=manifest.preprocessing,
-        parents={"export": manifest.sha256},
+        inputs=_inputs(exported, settings),
+        task=exported.task,
+        labels=exported.labels,
+        preprocessing=exported.preprocessing,
+        parents={"export": exported.sha256},
         details={
-            "version": version,
-            "variant": manifest.details["chosen"],
+            "version": release.version,
+            "variant": exported.details["chosen"],
             "models": list(names.in_order),
             "settings": settings.model_dump(exclude={"repository"}),
-            "shape": _shape(signature, manifest),
-            "repository_files": files,
+            "shape": _shape(release.signature, exported),
+            "repository_files": {path.relative_to(model.parent).as_posix(): file_sha256(path) for path in staged},
         },
     )
     artifacts.seal(folder, deploy)
 
 
-def _write_config(model: Path, described: config.ModelConfig) -> None:
+def _write_config(model: Path, described: ModelConfig) -> None:
     (model / CONFIG_FILE).write_text(config.to_text(described), encoding="utf-8")
 
 

@@ -4,8 +4,9 @@
    lies beside the repository, on the same file system but out of Triton's sight.
 2. `commit` renames it to `.<repository>.publishing`: the one commit point. Killed before, nothing has happened;
    killed after, everything will.
-3. `_apply` moves its content into the repository, old models first by version, then by configuration, and prunes old
-   versions. It can be cut off anywhere and run again; `recover` does so. Whoever reads a repository calls it first.
+3. `_apply` moves its content into the repository, first the new versions, then the configurations that name them,
+   and prunes old versions. It can be cut off anywhere and run again, which `recover` does. Whoever reads a repository
+   calls `recover` first.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ def recover(repository: Path) -> None:
     """Finish a publication that was cut off after its commit point."""
     repository = repository.resolve()
     if _beside(repository, "publishing").exists():
-        with locked(_beside(repository, "lock"), f"finish publishing to {repository}", LOCK_WAIT_S):
+        asked = f"finish publishing to {repository}"
+        with locked(_beside(repository, "lock"), asked, LOCK_WAIT_S), storage_errors(repository):
             _apply(repository)
 
 

@@ -46,8 +46,8 @@ def tune(recipe: Recipe, folder: Path, inputs: str, parents: dict[str, str]) -> 
     Besides the network it holds tokenizer.json, encoder.json and {train,validation,test}.jsonl.
     """
     splits = split_rows(recipe.data, recipe.folder)
-    sizes = f"{len(splits.train)} rows to learn from, {len(splits.validation)} to choose by, {len(splits.test)} held out"
-    say(f"tune: {sizes}")
+    counts = (len(splits.train), len(splits.validation), len(splits.test))
+    say("tune: {} rows to learn from, {} to choose by, {} held out".format(*counts))
     backbone = load_text_backbone(recipe.backbone, recipe.folder)
     with artifacts.writing(folder) as beside:
         (beside / TOKENIZER).write_text(backbone.tokenizer_json, encoding="utf-8")

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.tiny_project import write_backbone
+from tldeploy.backbones.network import TextNetwork
+from tldeploy.backbones.text import load_text_backbone
+from tldeploy.errors import ArtifactError, RecipeError, TldeployError
+from tldeploy.recipe import Backbone
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_backbone(tmp_path / "backbone")
+
+
+def load(folder: Path, **settings: object) -> TldeployError:
+    with pytest.raises(TldeployError) as raised:
+        load_text_backbone(
+            Backbone.model_validate({"source": folder.name, "max_length": 32, **settings}), folder.parent
+        )
+    return raised.value
+
+
+def test_a_folder_gives_the_weights_and_the_tokenizer_in_it(folder: Path) -> None:
+    backbone = load_text_backbone(Backbone(source="backbone", max_length=32), folder.parent)
+    stored = load_file(folder / "model.safetensors")
+    loaded = backbone.model.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in stored.items())
+    assert backbone.tokenizer_json == (folder / "tokenizer.json").read_text(encoding="utf-8")
+    assert not backbone.model.training
+
+
+def test_weights_that_are_cut_off_are_refused(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    error = load(folder)
+    assert isinstance(error, ArtifactError)
+    assert "its weights are corrupt" in error.found
+
+
+def test_weights_with_nan_are_refused(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("query.weight"))
+    tensors[name][0, 0] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    assert load(folder).found == f"its tensor {name} holds NaN or infinity"
+
+
+def test_weights_that_lack_a_tensor_are_refused_instead_of_made_up(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("query.weight"))
+    del tensors[name]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    assert "1 tensors are not in its weights" in load(folder).found
+
+
+def test_a_length_past_the_positions_is_refused(folder: Path) -> None:
+    error = load(folder, max_length=65)
+    assert isinstance(error, RecipeError)
+    assert error.found == "backbone.max_length is 65, its positions end at 64"
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_folder_that_lacks_a_file_is_refused(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    assert isinstance(load(folder), ArtifactError)
+
+
+def test_an_unknown_architecture_is_refused(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "martian"}))
+    assert "martian" in load(folder).found
+
+
+def test_a_folder_that_is_not_there_is_not_taken_for_a_hub_name(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="there is no such folder"):
+        load_text_backbone(Backbone(source="data/minilm"), tmp_path)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_a_network_survives_a_round_trip_and_padding_does_not_change_it(folder: Path, pooling: str) -> None:
+    settings = Backbone.model_validate({"source": "backbone", "pooling": pooling, "max_length": 32})
+    backbone = load_text_backbone(settings, folder.parent)
+    network = TextNetwork(backbone.model, settings.pooling, classes=3, dropout=0.5).eval()
+    (folder.parent / "tuned").mkdir()
+    network.save(folder.parent / "tuned")
+    again = TextNetwork.load(folder.parent / "tuned")
+    batch = {name: torch.from_numpy(values) for name, values in backbone.encoder.encode(["great", "the " * 20]).items()}
+    alone = {name: torch.from_numpy(values) for name, values in backbone.encoder.encode(["great"]).items()}
+    with torch.inference_mode():
+        assert torch.equal(network(**batch), again(**batch))
+        torch.testing.assert_close(again(**batch)[:1], again(**alone), atol=1e-6, rtol=1e-5)

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from html.parser import HTMLParser
+
+import pytest
+
+from tests.benchmarking.conftest import HOSTILE, Job
+
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """What a browser would see: elements, texts outside scripts and styles, and tables as lists of cells.
+
+    A cell is its text, and the exact figures of its <data> elements.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.styles = self.words = ""
+        self.tables: dict[str, list[list[tuple[str, list[float]]]]] = {}
+        self._table = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.elements.append((tag, values))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self._table = values["id"] or ""
+            self.tables[self._table] = []
+        elif tag == "tr":
+            self.tables[self._table].append([])
+        elif tag in {"td", "th"}:
+            self.tables[self._table][-1].append(("", []))
+        elif tag == "data":
+            self.tables[self._table][-1][-1][1].append(float(values["value"] or ""))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, text: str) -> None:
+        if "style" in self.open:
+            self.styles += text
+        elif "script" not in self.open:
+            self.words += text
+            if "td" in self.open or "th" in self.open:
+                before, figures = self.tables[self._table][-1][-1]
+                self.tables[self._table][-1][-1] = (before + text, figures)
+
+
+@pytest.fixture(scope="module")
+def page(job: Job) -> Page:
+    return Page(job.page)
+
+
+def test_every_element_is_closed(page: Page) -> None:
+    assert page.open == []
+
+
+def test_nothing_outside_the_file_is_referred_to(page: Page) -> None:
+    outside = {"src", "href", "srcset", "data", "action", "poster"}
+    assert [found for found in page.elements if outside & set(found[1])] == []
+    assert "@import" not in page.styles
+    assert "url(" not in page.styles
+
+
+def test_plotly_is_in_it_once_and_draws_three_plots(job: Job, page: Page) -> None:
+    assert job.page.count("plotly.js v") == 1
+    drawn = [values["id"] for tag, values in page.elements if "plotly-graph-div" in (values.get("class") or "")]
+    assert drawn == ["plot-latency", "plot-throughput", "plot-tradeoff"]
+
+
+def test_labels_are_escaped(job: Job, page: Page) -> None:
+    assert HOSTILE not in job.page
+    assert page.tables["confusion"][0][2][0] == HOSTILE
+    assert page.tables["classes"][2][0][0] == HOSTILE
+    assert page.tables["classes"][3][0][0] == "positive & more"
+
+
+def test_the_engines_table_has_the_reports_exact_figures(job: Job, page: Page) -> None:
+    head, *rows = page.tables["engines"]
+    assert [title for title, _ in head[:6]] == [
+        "engine",
+        "p50 ms",
+        "p90 ms",
+        "p99 ms",
+        "rows/s, 1 client",
+        "rows/s, 4 clients",
+    ]
+    for row, engine in zip(rows, job.report["engines"], strict=True):
+        expected = [[engine[name], *engine[f"{name}_interval"]] for name in ("p50_ms", "p90_ms", "p99_ms")]
+        expected += [[value] for value in engine["throughput_per_s"].values()]
+        expected += [[engine[part][end] for end in ("value", "low", "high")] for part in ("metric", "speedup")]
+        assert row[0][0] == f"{engine['name']} numpy"
+        assert [figures for _, figures in row[1:]] == [*expected, [engine["agreement"]]]
+
+
+def test_the_figures_that_are_read_are_roundings_of_the_exact_ones(page: Page) -> None:
+    checked = 0
+    for table in ("engines", "scorecard", "confusion", "classes", "methods"):
+        for text, figures in (cell for row in page.tables[table][1:] for cell in row if cell[1]):
+            if table == "scorecard" and len(figures) == 1 and figures[0] > 1e6:
+                continue  # bytes, read as megabytes
+            shown = [Decimal(part.replace(",", "")) for part in re.findall(r"[-+]?[\d,.]+(?:e-?\d+)?", text)]
+            scale = 100 if "%" in text else 1
+            for part, figure in zip(shown, figures, strict=True):
+                last_place = 10.0 ** int(part.as_tuple().exponent)
+                assert abs(float(part) - scale * figure) <= 0.5001 * last_place
+                checked += 1
+    assert checked > 60
+
+
+def test_the_other_tables_are_the_reports(job: Job, page: Page) -> None:
+    report = job.report
+    assert [[figures[0] for _, figures in row[1:]] for row in page.tables["confusion"][1:]] == report["reported"][
+        "confusion"
+    ]
+    assert [row[0][0] for row in page.tables["scorecard"][1:]] == ["fp32", "int8-dynamic"]
+    assert [row[0][0] for row in page.tables["methods"][1:]] == list(report["methods"])
+    assert [row[2][0] for row in page.tables["decisions"][1:]] == [choice["reason"] for choice in report["decisions"]]
+    assert {row[0][0]: row[1][0] for row in page.tables["lineage"][1:]} == report["parents"]
+
+
+def test_the_reported_engine_and_the_chosen_variant_are_marked(page: Page) -> None:
+    rows = [values.get("class") for tag, values in page.elements if tag == "tr"]
+    assert rows.count("marked") == 3  # engine, variant, method
+
+
+def test_the_headline_opens_the_page(page: Page) -> None:
+    assert "int8-dynamic, served by Triton over HTTP: weighted F1 0." in page.words

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import copy
+import json
+from importlib.resources import files
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from tests.benchmarking.conftest import HOSTILE, Job
+from tests.benchmarking.job import HASHES
+from tldeploy.benchmarking.report import headline, milliseconds, render_table
+
+SCHEMA: dict[str, Any] = json.loads(
+    files("tldeploy.benchmarking").joinpath("report.schema.json").read_text(encoding="utf-8")
+)
+VALIDATOR = Draft202012Validator(SCHEMA, format_checker=Draft202012Validator.FORMAT_CHECKER)
+
+
+def test_the_schema_is_a_schema() -> None:
+    Draft202012Validator.check_schema(SCHEMA)
+
+
+def test_the_report_follows_the_schema(job: Job) -> None:
+    assert [error.message for error in VALIDATOR.iter_errors(job.report)] == []
+
+
+def test_the_schema_describes_every_field(job: Job) -> None:
+    assert set(SCHEMA["properties"]) == set(job.report)
+    assert set(SCHEMA["$defs"]["engine"]["properties"]) == set(job.report["engines"][0])
+
+
+@pytest.mark.parametrize(
+    ("place", "wrong"),
+    [
+        (("engines", 0, "p50_ms"), "fast"),
+        (("engines", 0, "metric", "value"), 1.2),
+        (("engines", 0, "speedup"), 2.0),
+        (("engines", 0, "throughput_per_s"), {"many": 3.0}),
+        (("parents", "tune"), "not a hash"),
+        (("chosen",), {"variant": "fp32"}),
+        (("extra",), 1),
+    ],
+)
+def test_the_schema_refuses_what_is_wrong(job: Job, place: tuple[Any, ...], wrong: Any) -> None:
+    report: Any = copy.deepcopy(job.report)
+    inner = report
+    for part in place[:-1]:
+        inner = inner[part]
+    inner[place[-1]] = wrong
+    assert not VALIDATOR.is_valid(report)
+
+
+def test_a_speedup_is_over_torch_and_agreement_counts_its_labels(job: Job) -> None:
+    torch, int8, served = job.report["engines"]
+    assert torch["speedup"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert torch["agreement"] == 1.0
+    assert int8["speedup"]["low"] > served["speedup"]["high"] > 1
+    assert int8["agreement"] == served["agreement"] == 54 / 60
+
+
+def test_the_metric_is_that_of_the_answers(job: Job) -> None:
+    torch, int8, served = job.report["engines"]
+    assert torch["metric"]["value"] == 1
+    assert int8["metric"] == served["metric"]
+    assert int8["metric"]["value"] == pytest.approx(0.9, abs=0.01)
+    assert int8["metric"]["rows"] == 60
+
+
+def test_the_confusion_matrix_counts_true_classes_by_rows(job: Job) -> None:
+    reported = job.report["reported"]
+    assert reported["engine"] == "triton http"
+    assert reported["confusion"] == [[18, 2, 0], [0, 18, 2], [2, 0, 18]]
+    for found in reported["classes"]:
+        assert (found["precision"], found["recall"], found["f1"], found["support"]) == (0.9, 0.9, 0.9, 20)
+
+
+def test_what_earlier_stages_recorded_is_passed_on(job: Job) -> None:
+    assert [variant["name"] for variant in job.report["variants"]] == ["fp32", "int8-dynamic"]
+    assert job.report["chosen"] == {"variant": "int8-dynamic", "reasons": ["the fastest within the budget"]}
+    assert list(job.report["methods"]) == ["feature-extraction", "fine-tuning"]
+    assert [choice["stage"] for choice in job.report["decisions"]] == ["tune", "export", "bench", "bench"]
+    assert job.report["parents"] == HASHES
+    assert job.report["labels"][1] == HOSTILE
+
+
+def test_the_headline_says_the_result_in_words(job: Job) -> None:
+    report = copy.deepcopy(job.report)
+    report["engines"][2] |= {"p50_ms": 4.123, "speedup": {"value": 2.44, "low": 2.3, "high": 2.6}}
+    report["engines"][2]["metric"] |= {"value": 0.7821, "low": 0.7604, "high": 0.8}
+    assert headline(report) == (
+        "int8-dynamic, served by Triton over HTTP: weighted F1 0.782 [0.760, 0.800], p50 4.12 ms, "
+        "2.4 times as fast as PyTorch"
+    )
+    report["reported"]["engine"] = "torch eager"
+    assert headline(report).startswith("torch eager: weighted F1 1.000")
+    assert "PyTorch" not in headline(report)
+
+
+def test_without_torch_there_is_no_speedup(job: Job) -> None:
+    report = copy.deepcopy(job.report)
+    for engine in report["engines"]:
+        engine |= {"speedup": None, "agreement": None}
+    assert VALIDATOR.is_valid(report)
+    assert "PyTorch" not in headline(report)
+    assert render_table(report).splitlines()[2].endswith(" -")
+
+
+def test_the_terminal_table_is_aligned_and_has_the_reports_figures(job: Job) -> None:
+    head, rule, *rows = render_table(job.report).splitlines()
+    assert head.split("  ")[0] == "engine"
+    assert "rows/s @1  rows/s @4" in head
+    assert set(rule) == {"-", " "}
+    assert len(rows) == 3
+    assert {len(line) for line in (head, rule, *rows)} == {len(head)}
+    for row, engine in zip(rows, job.report["engines"], strict=True):
+        cells = [cell for cell in row.split("  ") if cell]
+        assert cells[0].strip() == engine["name"]
+        assert cells[2].strip() == milliseconds(engine["p50_ms"])
+        assert cells[-1].strip().startswith(f"{engine['speedup']['value']:.2f} [")
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.1234, "0.12"), (9.876, "9.88"), (12.34, "12.3"), (1234.5, "1234")])
+def test_milliseconds_are_short(value: float, text: str) -> None:
+    assert milliseconds(value) == text

@@ -1,0 +1,29 @@
+"""A tiny model, published and served by the real server once for all tests that only ask it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import write_export
+from tldeploy.recipe import Deploy
+from tldeploy.triton.repository import publish
+from tldeploy.triton.server import Server
+
+# Long enough that requests sent at the same time are merged.
+SETTINGS = Deploy(max_batch_size=8, queue_delay_us=5000)
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_export(tmp_path_factory.mktemp("tiny") / "onnx")
+
+
+@pytest.fixture(scope="session")
+def tiny_server(tiny_export: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    repository = tmp_path_factory.mktemp("served") / "triton_repo"
+    publish(tiny_export, repository, "tiny", SETTINGS)
+    with Server(repository, http_port=0, grpc_port=0, metrics_port=0) as server:
+        yield server

@@ -1,0 +1,130 @@
+"""The whole command line on a small made-up job: what happens when things go wrong in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_project import write_project
+from tldeploy import artifacts, pipeline
+from tldeploy.errors import DataError, StorageError
+
+STAGES = {"tune": "tuned", "export": "onnx", "bench": "bench"}
+
+
+def tldeploy(*arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tldeploy", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, **options)  # type: ignore[call-overload,no-any-return]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_project(tmp_path_factory.mktemp("job") / "tiny")
+    done = tldeploy("run", folder, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])
+    return folder
+
+
+def test_a_run_leaves_every_artifact_and_the_report(project: Path) -> None:
+    for kind, folder in STAGES.items():
+        assert artifacts.load(project / folder, kind).name == "tiny"
+    assert (project / "report.html").stat().st_size > 0
+    assert {path.name for path in (project / "triton_repo").iterdir()} >= {"tiny", "tiny.graph", "tiny.tokenize"}
+
+
+def test_a_changed_recipe_redoes_only_what_depends_on_it(project: Path) -> None:
+    recipe = project / "recipe.yaml"
+    before = recipe.read_text(encoding="utf-8")
+    recipe.write_text(before.replace("seconds: 0.3", "seconds: 0.2"), encoding="utf-8")
+    try:
+        assert {outcome.stage: outcome.skipped for outcome in pipeline.run(project)} == {
+            "tune": True,
+            "export": True,
+            "deploy": True,
+            "bench": False,
+        }
+    finally:
+        recipe.write_text(before, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("until", "stop"),
+    [
+        ("tune: ", signal.SIGINT),
+        ("fine-tuning", signal.SIGINT),
+        ("export: graphs", signal.SIGINT),
+        ("export: variants", signal.SIGTERM),
+        ("deploy: ", signal.SIGINT),
+        ("bench: one request", signal.SIGINT),
+    ],
+)
+def test_an_interrupted_run_leaves_nothing_half_written_and_goes_on(
+    tmp_path: Path, until: str, stop: signal.Signals
+) -> None:
+    folder = write_project(tmp_path / "tiny")
+    command = [sys.executable, "-m", "tldeploy", "run", str(folder)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as running:
+        assert running.stderr is not None
+        seen = []
+        for line in running.stderr:
+            seen.append(line)
+            if line.startswith(until):
+                running.send_signal(stop)
+                break
+        rest = running.stderr.read()
+        code = running.wait(timeout=60)
+    assert code == 130, "".join(seen) + rest
+    assert "Traceback" not in rest
+    assert "run the same command again" in rest
+    hidden = [path.name for path in folder.iterdir() if ".writing-" in path.name]
+    assert hidden == []
+    finished = [kind for kind, place in STAGES.items() if (folder / place).exists()]
+    outcomes = {outcome.stage: outcome.skipped for outcome in pipeline.run(folder)}
+    assert all(outcomes[kind] for kind in finished)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of a few megabytes, where the machine lets us mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)], check=False).returncode:
+        pytest.skip("mounting needs root")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.parametrize("stage", ["tune", "export", "deploy", "bench"])
+def test_a_full_disk_is_one_clear_message_in_every_stage(small_disk: Path, stage: str) -> None:
+    folder = write_project(small_disk / "tiny")
+    stages = ["tune", "export", "deploy", "bench"]
+    for earlier in stages[: stages.index(stage)]:
+        getattr(pipeline, earlier)(folder)
+    free = os.statvfs(small_disk)
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(b"x" * max(free.f_bavail * free.f_frsize - 20_000, 0))
+    full = tldeploy(stage, folder)
+    assert full.returncode == StorageError.exit_code, full.stderr
+    assert "the disk is full" in full.stderr
+    assert "Traceback" not in full.stderr
+    ballast.unlink()
+    getattr(pipeline, stage)(folder)
+
+
+def test_bad_data_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    folder = write_project(tmp_path / "tiny")
+    with (folder / "reviews.csv").open("ab") as stream:
+        stream.write(b"caf\xe9,positive\n")
+    done = tldeploy("run", folder)
+    assert done.returncode == DataError.exit_code
+    assert "it is not utf-8: byte 0xe9 on line 402" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in folder.iterdir()) == ["backbone", "recipe.yaml", "reviews.csv"]

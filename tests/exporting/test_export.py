@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.tiny_project import write_project
+from tldeploy import artifacts, pipeline
+from tldeploy.artifacts import Manifest
+from tldeploy.backbones.network import TextNetwork
+from tldeploy.data.rows import Rows
+from tldeploy.errors import QualityError
+from tldeploy.exporting.fusion import fuse
+from tldeploy.exporting.graph import export_graph
+from tldeploy.exporting.parity import TOLERANCE, Parity
+from tldeploy.exporting.scorecard import Entry, _verdict, choose
+from tldeploy.measuring.statistics import Estimate
+from tldeploy.runtime.onnx import OnnxRunner
+from tldeploy.runtime.pytorch import TorchRunner
+from tldeploy.tasks import load_task
+from tldeploy.tasks.metrics import Drop, Metric
+from tldeploy.tasks.text_classification import TextClassification
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_project(tmp_path_factory.mktemp("job") / "tiny")
+    pipeline.tune(folder)
+    pipeline.export(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def manifest(project: Path) -> Manifest:
+    return artifacts.load(project / "onnx", "export")
+
+
+@pytest.fixture(scope="module")
+def task(project: Path, manifest: Manifest) -> TextClassification:
+    return load_task(manifest.task, project / "onnx", manifest.labels)
+
+
+def test_the_graph_has_named_dynamic_axes_and_says_what_it_is(project: Path, manifest: Manifest) -> None:
+    model = onnx.load(project / "onnx" / "fp32.onnx")
+    shapes = {
+        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*model.graph.input, *model.graph.output)
+    }
+    assert shapes == {
+        "input_ids": ["batch", "sequence"],
+        "attention_mask": ["batch", "sequence"],
+        "probabilities": ["batch", 3],
+    }
+    assert (model.ir_version, model.opset_import[0].version) == (10, 20)
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    assert properties["tuned_sha256"] == manifest.parents["tune"]
+    assert json.loads(properties["labels"]) == ["negative", "neutral", "positive"]
+
+
+@pytest.mark.parametrize("variant", ["fp32", "fused"])
+def test_float_graphs_equal_pytorch_at_every_batch_and_length(
+    project: Path, task: TextClassification, variant: str
+) -> None:
+    torch_runner = TorchRunner(project / "tuned", task)
+    graph = OnnxRunner(project / "onnx" / f"{variant}.onnx", task)
+    texts = Rows.load(project / "tuned" / "test.jsonl").texts
+    for batch in ([""], texts[:1], texts[:7], ["the " * 100, "good"], texts):
+        np.testing.assert_allclose(graph.predict(batch), torch_runner.predict(batch), atol=1e-5)
+
+
+def test_probabilities_sum_to_one_in_every_variant(project: Path, task: TextClassification, manifest: Manifest) -> None:
+    assert [entry["name"] for entry in manifest.details["variants"]] == ["fp32", "fused", "int8-dynamic"]
+    for entry in manifest.details["variants"]:
+        probabilities = OnnxRunner(project / "onnx" / entry["file"], task).predict(["great camera", ""])
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+def test_int8_is_smaller_and_still_right(project: Path, task: TextClassification, manifest: Manifest) -> None:
+    variants = {entry["name"]: entry for entry in manifest.details["variants"]}
+    assert variants["int8-dynamic"]["size_bytes"] < variants["fp32"]["size_bytes"]
+    assert variants["int8-dynamic"]["drop"]["agreement"] > 0.9
+
+
+def test_parity_is_measured_at_several_shapes_with_padding(manifest: Manifest) -> None:
+    parity = manifest.details["variants"][0]["parity"]
+    assert [tuple(shape) for shape in parity["shapes"]] == [(1, 7), (3, 32), (5, 32), (2, 32)]
+    assert 0 < parity["max_abs_diff"] < TOLERANCE
+
+
+def test_golden_samples_are_the_chosen_variants_own_answers(
+    project: Path, task: TextClassification, manifest: Manifest
+) -> None:
+    golden = json.loads((project / "onnx" / "golden.json").read_text())
+    runner = OnnxRunner(project / "onnx" / f"{manifest.details['chosen']}.onnx", task)
+    for row, expected in zip(golden["rows"], golden["probabilities"], strict=True):
+        np.testing.assert_allclose(runner.predict([row])[0], expected, atol=1e-6)
+
+
+def test_fusion_is_audited(project: Path, manifest: Manifest, tmp_path: Path) -> None:
+    audit = manifest.details["fusion_audit"]
+    assert (audit["attentions"], audit["expected_attentions"]) == (2, 2)
+    with pytest.raises(QualityError, match="2 of 3 attentions were fused"):
+        fuse(project / "onnx" / "fp32.onnx", tmp_path / "fused.onnx", expected_attentions=3)
+
+
+def test_a_baked_in_axis_is_refused(project: Path, task: TextClassification, tmp_path: Path) -> None:
+    class BakedIn(TextNetwork):
+        def forward(self, input_ids, attention_mask):  # type: ignore[no-untyped-def]
+            return super().forward(input_ids, attention_mask)[:2]
+
+    network = BakedIn.load(project / "tuned")
+    with pytest.raises(QualityError, match="export with dynamic axes"):
+        export_graph(network, task, tmp_path / "graph.onnx", 20, {})
+
+
+def parity(difference: float = 1e-6) -> Parity:
+    return Parity([(1, 7)], difference, difference, 1.0)
+
+
+def drop(points: float) -> Drop:
+    return Drop(points, points - 1, points + 1, 0.99, 279)
+
+
+def entry(name: str, points: float, faster: Estimate, difference: float = 1e-6) -> Entry:
+    kept, reason = _verdict(name, parity(difference), drop(points), faster, 0.5)
+    metric = Metric("weighted_f1", 0.8, 0.75, 0.85, 279)
+    return Entry(name, f"{name}.onnx", 1, parity(difference), metric, drop(points), 1.0, faster, kept, reason, [])
+
+
+FP32 = entry("fp32", 0, Estimate(1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("other", "chosen", "said"),
+    [
+        (entry("int8-dynamic", 0.4, Estimate(1.9, 1.8, 2.0)), "int8-dynamic", "1.90 [1.80, 2.00] times as fast"),
+        (entry("int8-dynamic", 0.6, Estimate(1.9, 1.8, 2.0)), "fp32", "the budget is 0.5"),
+        (entry("int8-dynamic", -0.2, Estimate(1.05, 0.98, 1.1)), "fp32", "not surely faster"),
+        (entry("int8-dynamic", 0.1, Estimate(0.6, 0.5, 0.7)), "fp32", "not surely faster: 0.60"),
+        (entry("fused", 0.0, Estimate(1.2, 1.1, 1.3), difference=1e-3), "fp32", "differs from PyTorch by 1.0e-03"),
+    ],
+)
+def test_a_variant_is_chosen_only_if_it_earns_it(other: Entry, chosen: str, said: str) -> None:
+    choice = choose([FP32, other])
+    assert choice.value == chosen
+    assert said in choice.reason

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tldeploy.measuring.statistics import quantiles, speedup
+
+BLOCK = np.arange(160) // 8
+
+
+def latencies(seed: int, factor: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A reference and an engine that takes `factor` of its time: rows of very different lengths, blocks that drift."""
+    rng = np.random.default_rng(seed)
+    length = 2 + 4 * rng.lognormal(0, 0.5, len(BLOCK))
+    drift = rng.lognormal(0, 0.03, (2, BLOCK[-1] + 1))[:, BLOCK]
+    reference, engine = length * drift * rng.lognormal(0, 0.05, (2, len(BLOCK)))
+    return reference, factor * engine
+
+
+def test_quantiles_are_nearest_ranks() -> None:
+    samples = np.arange(100, 0, -1).astype(float)
+    found = quantiles(samples, np.arange(100) // 5, [0.5, 0.9, 0.99])
+    assert [estimate.value for estimate in found] == [50, 90, 99]
+    assert [estimate.value for estimate in quantiles(samples[:7], np.arange(7), [0.5])] == [97]
+
+
+def test_intervals_hold_the_value_and_are_the_same_every_time() -> None:
+    samples = np.random.default_rng(1).exponential(size=500)
+    first = quantiles(samples, np.arange(500) // 16, [0.5, 0.99])
+    assert first == quantiles(samples, np.arange(500) // 16, [0.5, 0.99])
+    for estimate, law in zip(first, [np.log(2), np.log(100)], strict=True):
+        assert estimate.low <= estimate.value <= estimate.high
+        assert estimate.low <= law <= estimate.high
+
+
+def test_an_engine_against_itself_is_held_to_be_as_fast_about_95_times_in_100() -> None:
+    held = [found.low <= 1 <= found.high for found in (speedup(*latencies(seed, 1.0), BLOCK) for seed in range(100))]
+    assert 89 <= sum(held) <= 100
+
+
+def test_five_percent_is_found_and_estimated() -> None:
+    found = [speedup(latencies(seed, 0.95)[1], latencies(seed, 0.95)[0], BLOCK) for seed in range(50)]
+    assert sum(estimate.low > 1 for estimate in found) >= 45
+    assert np.mean([estimate.value for estimate in found]) == pytest.approx(1 / 0.95, abs=0.005)
+
+
+def test_blocks_that_drift_widen_the_interval() -> None:
+    """What single rows drawn one by one would miss: the rows of one block are slow together."""
+    drifting = np.random.default_rng(2).lognormal(0, 0.3, 20)[BLOCK] * np.random.default_rng(3).lognormal(0, 0.01, 160)
+    by_block = quantiles(drifting, BLOCK, [0.5])[0]
+    by_row = quantiles(drifting, np.arange(160), [0.5])[0]
+    assert by_block.high - by_block.low > 1.5 * (by_row.high - by_row.low)
+
+
+def test_swapping_the_engines_gives_the_inverse() -> None:
+    reference, engine = (part[:-1] for part in latencies(4, 0.5))
+    forth, back = speedup(engine, reference, BLOCK[:-1]), speedup(reference, engine, BLOCK[:-1])
+    assert forth.value == pytest.approx(1 / back.value)
+    assert forth.value == pytest.approx(2, abs=0.1)
+
+
+def test_one_stalled_request_does_not_move_the_speedup() -> None:
+    reference, engine = latencies(5, 0.5)
+    before = speedup(engine, reference, BLOCK)
+    engine[7] *= 1000
+    assert speedup(engine, reference, BLOCK).value == pytest.approx(before.value, rel=0.01)

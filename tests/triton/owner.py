@@ -1,0 +1,20 @@
+"""A program that serves a repository until it is stopped or killed: `python owner.py <repository>`.
+
+Prints the warden's process id and the HTTP address when the server is ready.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from tldeploy.triton.server import Server, free_ports, serve
+
+if __name__ == "__main__":
+    http_port, grpc_port, metrics_port = free_ports()
+
+    def tell(server: Server) -> None:
+        print(server.pid, server.id, server.http_url, flush=True)
+
+    repository = Path(sys.argv[1])
+    sys.exit(serve(repository, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port, on_ready=tell))

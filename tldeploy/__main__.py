@@ -1,0 +1,5 @@
+"""`python -m tldeploy`."""
+
+from tldeploy.cli import main
+
+main()

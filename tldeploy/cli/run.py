@@ -1,0 +1,39 @@
+"""tldeploy run"""
+
+from __future__ import annotations
+
+import click
+
+from tldeploy.cli import show
+from tldeploy.cli.show import force_option, json_option, recipe_argument
+
+
+@click.command("run")
+@recipe_argument
+@force_option
+@json_option
+def command(recipe: str, force: bool, as_json: bool) -> None:
+    """Do the whole job: fetch, tune, export, deploy, bench.
+
+    Stages whose inputs have not changed are skipped. After an interruption, run it again: finished stages are kept.
+
+    \b
+    Examples:
+      tldeploy run models/review-sentiment
+      tldeploy run models/review-sentiment --force
+    """
+    from tldeploy import pipeline
+    from tldeploy.benchmarking.report import headline, render_table
+
+    outcomes = {outcome.stage: outcome for outcome in pipeline.run(recipe, force)}
+    bench = outcomes["bench"]
+    report = pipeline.report(bench)
+    page = bench.folder.parent / "report.html"
+    if as_json:
+        stages = [show.outcome_json(outcome) for outcome in outcomes.values()]
+        show.print_json({"stages": stages, "chosen": report["chosen"], "report": str(page)})
+        return
+    print(f"\n{show.methods(outcomes['tune'])}\n\n{show.scorecard(outcomes['export'])}\n\n{render_table(report)}\n")
+    print(headline(report))
+    print(f"report: {page}")
+    print(f"next: tldeploy serve {outcomes['deploy'].folder.parent.parent}")

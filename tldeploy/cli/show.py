@@ -1,0 +1,86 @@
+"""What verbs print: aligned tables for people, one JSON object for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from tldeploy.pipeline import Outcome
+
+recipe_argument = click.argument("recipe")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+force_option = click.option("--force", is_flag=True, help="Do the work again even if nothing has changed.")
+
+
+def wants_json(arguments: Sequence[str]) -> bool:
+    """Whether a command line that could not be parsed asked for JSON."""
+    return "--json" in arguments
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Aligned columns; the first `left` to the left, the others, numbers, to the right."""
+    widths = [max(len(row[at]) for row in (head, *rows)) for at in range(len(head))]
+    lines = [
+        "  ".join(cell.ljust(width) if at < left else cell.rjust(width) for at, (cell, width) in enumerate(pairs))
+        for pairs in (zip(row, widths, strict=True) for row in (head, ["-" * width for width in widths], *rows))
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def outcome_json(outcome: Outcome) -> dict[str, Any]:
+    """What every stage says of itself in JSON."""
+    manifest = outcome.manifest
+    return {
+        "stage": outcome.stage,
+        "folder": str(outcome.folder),
+        "skipped": outcome.skipped,
+        "sha256": manifest.sha256,
+        "metrics": manifest.metrics,
+        "decisions": [choice.model_dump(mode="json") for choice in manifest.decisions],
+    }
+
+
+def methods(outcome: Outcome) -> str:
+    """What tuning measured, method by method."""
+    rows = [
+        [name, interval(found["validation"]), interval(found["test"]), f"{found['seconds']:.0f}"]
+        for name, found in outcome.manifest.metrics.items()
+    ]
+    return f"{table(['method', 'validation', 'held out', 'seconds'], rows)}\n{reasons(outcome)}"
+
+
+def scorecard(outcome: Outcome) -> str:
+    """The variants, and which one was chosen."""
+    details = outcome.manifest.details
+    rows = [
+        [
+            f"{entry['name']}{' *' if entry['name'] == details['chosen'] else ''}",
+            f"{entry['size_bytes'] / 1e6:.1f}",
+            f"{entry['parity']['max_abs_diff']:.1e}",
+            interval(entry["metric"]),
+            f"{entry['drop']['points']:+.2f}",
+            f"{100 * entry['drop']['agreement']:.1f}",
+            f"{entry['p50_ms']:.2f}",
+            f"{entry['speedup']['value']:.2f} [{entry['speedup']['low']:.2f}, {entry['speedup']['high']:.2f}]",
+        ]
+        for entry in details["variants"]
+    ]
+    head = ["variant", "MB", "parity", "validation", "points lost", "% same labels", "p50 ms", "x fp32 [95 %]"]
+    return f"{table(head, rows)}\n{reasons(outcome)}"
+
+
+def reasons(outcome: Outcome) -> str:
+    """Every automatic choice with its reason, a line each."""
+    return "\n".join(f"{choice.about}: {choice.value} ({choice.reason})" for choice in outcome.manifest.decisions)
+
+
+def interval(metric: Mapping[str, float]) -> str:
+    return f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]"

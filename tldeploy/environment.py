@@ -1,0 +1,209 @@
+"""What this machine is and has: versions, CPU instruction sets, GPUs. Every manifest and report carries it.
+
+`describe` gives the facts, and never fails. `checks` is the table behind `tldeploy doctor`: one function a check, each
+with the command that mends what it finds. Nothing heavy is imported; versions come from package metadata.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "onnx",
+    "onnxscript",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "tokenizers",
+    "tritonclient",
+    "numpy",
+)
+# What onnxruntime's int8 kernels are chosen by, fastest last.
+INT8_INSTRUCTIONS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8")
+NEEDED_PYTHON = (3, 11)
+NEEDED_DISK_GB, NEEDED_MEMORY_GB = 5, 4
+
+Status = Literal["ok", "warning", "missing"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of `tldeploy doctor`. fix: the command, or the step, that mends it; empty when all is well."""
+
+    name: str
+    status: Status
+    found: str
+    fix: str = ""
+
+    def as_json(self) -> dict[str, str]:
+        return asdict(self)
+
+
+@functools.cache
+def describe() -> dict[str, Any]:
+    """Facts about this machine and this Python, as JSON."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu_model(),
+        "instructions": [name for name in INT8_INSTRUCTIONS if name in _cpu_flags()],
+        "cores": usable_cores(),
+        "memory_gb": round(_memory_bytes() / 2**30, 1),
+        "gpus": _gpus(),
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+    }
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on, which in a container are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def checks() -> list[Check]:
+    """Everything that needs no server: Python, packages, CPU, GPU, disk and memory."""
+    return [found for check in _CHECKS for found in check()]
+
+
+def _python() -> Iterator[Check]:
+    found = platform.python_version()
+    good = sys.version_info >= NEEDED_PYTHON
+    yield Check("python", "ok" if good else "missing", found, "" if good else "install Python 3.11 or later")
+
+
+def _packages() -> Iterator[Check]:
+    from packaging.requirements import Requirement
+
+    wrong = []
+    requirements = [Requirement(text) for text in _requirements()]
+    for requirement in requirements:
+        version = _version(requirement.name)
+        if version is None:
+            wrong.append(f"{requirement.name} is not installed")
+        elif not requirement.specifier.contains(version, prereleases=True):
+            wrong.append(f"{requirement.name} {version}, needs {requirement.specifier}")
+    if wrong:
+        yield Check("packages", "missing", "; ".join(wrong), "pip install --upgrade tldeploy")
+    else:
+        yield Check("packages", "ok", f"{len(requirements)} required packages, all recent enough")
+
+
+def _one_onnxruntime() -> Iterator[Check]:
+    """Both wheels write the same files: the one installed later wins in part, and CUDA is lost without a word."""
+    if _version("onnxruntime") and _version("onnxruntime-gpu"):
+        fix = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"
+        yield Check("onnxruntime", "missing", "onnxruntime and onnxruntime-gpu are both installed", fix)
+    elif version := _version("onnxruntime-gpu") or _version("onnxruntime"):
+        yield Check("onnxruntime", "ok", version)
+
+
+def _instructions() -> Iterator[Check]:
+    found = [name for name in INT8_INSTRUCTIONS if name in _cpu_flags()]
+    what = f"{_cpu_model()}, {usable_cores()} cores, {', '.join(found) or 'no AVX2'}"
+    if any("vnni" in name or "amx" in name for name in found):
+        yield Check("cpu", "ok", what)
+    else:
+        yield Check("cpu", "warning", f"{what}: int8 gains little here", "serve int8 on a CPU with VNNI, or keep fp32")
+
+
+def _gpu() -> Iterator[Check]:
+    gpus = _gpus()
+    if not gpus:
+        yield Check("gpu", "ok", "none; models run on the CPU (CUDA is listed by onnxruntime-gpu all the same)")
+        return
+    yield Check("gpu", "ok", ", ".join(f"{gpu['name']}, driver {gpu['driver']}" for gpu in gpus))
+    if not any(_version(name) for name in ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12")) and not _library("cudnn"):
+        fix = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+        yield Check("cudnn", "warning", "not found; the CUDA provider needs it", fix)
+
+
+def _disk() -> Iterator[Check]:
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    good = free >= NEEDED_DISK_GB
+    fix = "" if good else f"free {NEEDED_DISK_GB} GB: a model's variants, its repository and the server home need it"
+    yield Check("disk", "ok" if good else "warning", f"{free:.0f} GB free here", fix)
+
+
+def _memory() -> Iterator[Check]:
+    memory = _memory_bytes() / 2**30
+    good = memory >= NEEDED_MEMORY_GB
+    fix = "" if good else "lower tune.batch_size and backbone.max_length, or tune on a larger machine"
+    yield Check("memory", "ok" if good else "warning", f"{memory:.0f} GB", fix)
+
+
+_CHECKS: tuple[Callable[[], Iterator[Check]], ...] = (
+    _python,
+    _packages,
+    _one_onnxruntime,
+    _instructions,
+    _gpu,
+    _disk,
+    _memory,
+)
+
+
+def _requirements() -> list[str]:
+    try:
+        return [text for text in metadata.requires("tldeploy") or [] if "extra ==" not in text]
+    except metadata.PackageNotFoundError:
+        return []
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _library(name: str) -> str | None:
+    from ctypes.util import find_library
+
+    return find_library(name)
+
+
+def _cpuinfo(field: str) -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
+
+
+def _cpu_model() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_flags() -> set[str]:
+    return set(_cpuinfo("flags").split())
+
+
+def _memory_bytes() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return 0
+
+
+@functools.cache
+def _gpus() -> list[dict[str, str]]:
+    """Name, memory and driver of each NVIDIA GPU, as nvidia-smi tells; none where there is no driver."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    query = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        lines = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [dict(zip(("name", "memory", "driver"), line.split(", "), strict=False)) for line in lines if line.strip()]

@@ -1,0 +1,31 @@
+"""Reading the server's log: `E0102 03:04:05.678 90 file.cc:12] "message"`, tables, and a worker's own output."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+_EVENT = re.compile(r'(?P<level>[IWEF])\d{4} [\d:.]+ +\d+ [^\]]+\] "?(?P<message>.*?)"?$')
+# Said on every machine without a GPU.
+_NOISE = ("CudaDriverHelper has not been initialized", "unable to create stream")
+
+
+def causes(log: Iterable[str], most: int = 5) -> list[str]:
+    """Why a server ended: the models that failed to load; else its last errors; else the end of its log."""
+    lines = list(log)
+    events = [match for match in map(_EVENT.match, lines) if match]
+    errors = [_without_traceback(event["message"]) for event in events if event["level"] in "EF"]
+    errors = [message for message in errors if not message.startswith(_NOISE)]
+    errors += [line for line in lines if line.startswith(("error:", "failed"))]
+    failed = [message for message in errors if message.startswith("failed to load '")]
+    return list(dict.fromkeys(failed or errors))[-most:] or lines[-most:]
+
+
+def last_events(log: Iterable[str], most: int = 5) -> list[str]:
+    """The end of the log, without its tables."""
+    return [line for line in log if line and not line.startswith(("+-", "| "))][-most:]
+
+
+def _without_traceback(message: str) -> str:
+    """Python workers append where an exception was raised, with its line breaks escaped."""
+    return re.split(r"(?:\\n)+At:", message, maxsplit=1)[0]
