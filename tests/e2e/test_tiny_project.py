@@ -55,40 +55,42 @@ def test_a_changed_recipe_redoes_only_what_depends_on_it(project: Path) -> None:
         recipe.write_text(before, encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    ("until", "stop"),
-    [
-        ("tune: ", signal.SIGINT),
-        ("fine-tuning", signal.SIGINT),
-        ("export: graphs", signal.SIGINT),
-        ("export: variants", signal.SIGTERM),
-        ("deploy: ", signal.SIGINT),
-        ("bench: one request", signal.SIGINT),
-    ],
-)
-def test_an_interrupted_run_leaves_nothing_half_written_and_goes_on(
-    tmp_path: Path, until: str, stop: signal.Signals
-) -> None:
+# Where each run is stopped, how, and which stages it finds finished by the runs before it.
+INTERRUPTIONS = [
+    ("tune: ", signal.SIGINT, []),
+    ("fine-tuning", signal.SIGTERM, []),
+    ("export: graphs", signal.SIGINT, []),
+    ("export: variants", signal.SIGTERM, ["tune"]),
+    ("deploy: ", signal.SIGINT, ["tune"]),
+    ("bench: one request", signal.SIGINT, ["tune", "export", "deploy"]),
+]
+
+
+def test_a_run_interrupted_in_every_stage_goes_on_from_the_last_finished_one(tmp_path: Path) -> None:
     folder = write_project(tmp_path / "tiny")
+    for until, stop, finished in INTERRUPTIONS:
+        code, said = interrupted(folder, until, stop)
+        assert code == 130, said
+        assert "run the same command again" in said
+        assert "Traceback" not in said
+        assert [path.name for path in folder.iterdir() if ".writing-" in path.name] == []
+        assert [stage for stage in ("tune", "export", "deploy") if f"{stage}: unchanged, kept" in said] == finished
+    assert [outcome.skipped for outcome in pipeline.run(folder)] == [True, True, True, False]
+
+
+def interrupted(folder: Path, until: str, stop: signal.Signals) -> tuple[int, str]:
+    """Run the whole job, stop it at the first line of progress that begins so; its exit code and all it said."""
     command = [sys.executable, "-m", "tldeploy", "run", str(folder)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as running:
         assert running.stderr is not None
-        seen = []
+        said = ""
         for line in running.stderr:
-            seen.append(line)
-            if line.startswith(until):
+            said += line
+            if line.startswith(until) and "unchanged" not in line:
                 running.send_signal(stop)
                 break
-        rest = running.stderr.read()
-        code = running.wait(timeout=60)
-    assert code == 130, "".join(seen) + rest
-    assert "Traceback" not in rest
-    assert "run the same command again" in rest
-    hidden = [path.name for path in folder.iterdir() if ".writing-" in path.name]
-    assert hidden == []
-    finished = [kind for kind, place in STAGES.items() if (folder / place).exists()]
-    outcomes = {outcome.stage: outcome.skipped for outcome in pipeline.run(folder)}
-    assert all(outcomes[kind] for kind in finished)
+        said += running.stderr.read()
+        return running.wait(timeout=60), said
 
 
 @pytest.fixture
@@ -96,7 +98,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of a few megabytes, where the machine lets us mount one."""
     place = tmp_path / "disk"
     place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)], check=False).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(place)], check=False).returncode:
         pytest.skip("mounting needs root")
     yield place
     subprocess.run(["umount", str(place)], check=True)

@@ -1,8 +1,9 @@
 """Backbones: where pretrained weights come from, and the networks that are built on them."""
 
 
-def hide_transformers_bars() -> None:
-    """transformers draws its own bars for loading and saving, on a terminal or not; ours are the only ones."""
+def quiet_transformers() -> None:
+    """transformers draws bars and prints load reports of its own; ours are the only ones, and we check what loaded."""
     from transformers.utils import logging
 
+    logging.set_verbosity_error()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tldeploy.backbones import hide_transformers_bars
+from tldeploy.backbones import quiet_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,7 +46,7 @@ class TextNetwork(nn.Module):
         return logits
 
     def save(self, folder: Path) -> None:
-        hide_transformers_bars()
+        quiet_transformers()
         self.backbone.save_pretrained(folder / BACKBONE)
         save_file({"weight": self.head.weight.detach(), "bias": self.head.bias.detach()}, folder / HEAD)
         (folder / SETTINGS).write_text(json.dumps({"pooling": self.pooling}) + "\n", encoding="utf-8")
@@ -56,7 +56,7 @@ class TextNetwork(nn.Module):
         """Read what `save` wrote, in evaluation mode."""
         from transformers import AutoModel
 
-        hide_transformers_bars()
+        quiet_transformers()
         head = load_file(folder / HEAD)
         settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         backbone = AutoModel.from_pretrained(folder / BACKBONE, use_safetensors=True, dtype=torch.float32)

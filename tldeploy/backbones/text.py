@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tldeploy.backbones import hide_transformers_bars
+from tldeploy.backbones import quiet_transformers
 from tldeploy.errors import ArtifactError, MachineError, RecipeError
 from tldeploy.recipe import Backbone
 from tldeploy.tasks.encoding import TextEncoder
@@ -36,7 +36,7 @@ def load_text_backbone(settings: Backbone, recipe_folder: Path) -> TextBackbone:
     """
     from transformers import AutoConfig
 
-    hide_transformers_bars()
+    quiet_transformers()
     source = _source(settings.source, recipe_folder)
     asked = f"load the backbone {settings.source}"
     tokenizer_json = _tokenizer_json(source, settings.revision, asked)
@@ -93,9 +93,11 @@ def _load_weights(source: str, revision: str | None, asked: str) -> PreTrainedMo
     from transformers import AutoModel
 
     try:
-        model, loading = AutoModel.from_pretrained(
-            source, revision=revision, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # what a checkpoint leaves out is drawn at random: the same each time
+            model, loading = AutoModel.from_pretrained(
+                source, revision=revision, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            )
     except SafetensorError as error:
         fix = "the file is damaged or cut off: get it again (for fetched weights: `tldeploy fetch --force`)"
         raise ArtifactError(asked, f"its weights are corrupt ({error})", fix) from error

@@ -60,34 +60,32 @@ click.version_option(__version__, message="%(version)s")(app)
 
 def main() -> None:
     """The console script."""
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(stop) is not signal.SIG_IGN:  # a background job ignores Ctrl-C
+            signal.signal(stop, _interrupt)
     sys.exit(execute(sys.argv[1:]))
 
 
 def execute(arguments: Sequence[str]) -> int:
     """Run one command line; its exit code."""
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
         with storage_errors():
             code = app(args=list(arguments), prog_name="tldeploy", standalone_mode=False)
         sys.stdout.flush()
     except (KeyboardInterrupt, click.Abort):
-        print("interrupted; run the same command again and it goes on from the last finished stage", file=sys.stderr)
-        return INTERRUPTED
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return UsageError.exit_code
+        return _interrupted(arguments)
     except click.ClickException as error:
-        found = error.format_message().rstrip(".")
-        usage = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "tldeploy"
-        return _fail(UsageError("understand the command", found, f"see `{usage} --help`"), arguments)
+        return _misused(error, arguments)
     except TldeployError as error:
-        return _fail(error, arguments)
+        return _interrupted(arguments) if _signals else _fail(error, arguments)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone; there is nobody to tell
         return StorageError.exit_code
     except Exception:
-        print("this is a bug of tldeploy; please report it with the lines below", file=sys.stderr)
-        raise
+        if not _signals:
+            print("this is a bug of tldeploy; please report it with the lines below", file=sys.stderr)
+            raise
+        return _interrupted(arguments)
     return code if isinstance(code, int) else 0
 
 
@@ -98,6 +96,31 @@ def _fail(error: TldeployError, arguments: Sequence[str]) -> int:
     return error.exit_code
 
 
+def _misused(error: click.ClickException, arguments: Sequence[str]) -> int:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return UsageError.exit_code
+    found = error.format_message().rstrip(".")
+    usage = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "tldeploy"
+    return _fail(UsageError("understand the command", found, f"see `{usage} --help`"), arguments)
+
+
+def _interrupted(arguments: Sequence[str]) -> int:
+    print("interrupted; run the same command again and it goes on from the last finished stage", file=sys.stderr)
+    if wants_json(arguments):
+        print_json({"error": "Interrupted", "exit_code": INTERRUPTED})
+    return INTERRUPTED
+
+
+class _Interrupted(KeyboardInterrupt):
+    """Not KeyboardInterrupt itself: once that has left an exec(), Python ends by the signal, not by our exit code."""
+
+
+# The signals that came: libraries turn one that comes while they are imported into an error of their own.
+_signals: list[int] = []
+
+
 def _interrupt(signum: int, frame: FrameType | None) -> None:
     """SIGTERM ends a command as Ctrl-C does: what is half-written goes, what is finished stays."""
-    raise KeyboardInterrupt
+    _signals.append(signum)
+    raise _Interrupted

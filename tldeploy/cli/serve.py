@@ -12,12 +12,14 @@ from tldeploy.progress import say
 if TYPE_CHECKING:
     from tldeploy.triton.server import Server
 
+PORT = click.IntRange(0, 65535)
+
 
 @click.command("serve")
 @click.argument("repository", default="triton_repo")
-@click.option("--http-port", default=8000, show_default=True, help="Port for HTTP; 0 takes a free one.")
-@click.option("--grpc-port", default=8001, show_default=True, help="Port for gRPC; 0 takes a free one.")
-@click.option("--metrics-port", default=8002, show_default=True, help="Port for metrics; 0 takes a free one.")
+@click.option("--http-port", type=PORT, default=8000, show_default=True, help="Port for HTTP; 0: a free one.")
+@click.option("--grpc-port", type=PORT, default=8001, show_default=True, help="Port for gRPC; 0: a free one.")
+@click.option("--metrics-port", type=PORT, default=8002, show_default=True, help="Port for metrics; 0: a free one.")
 @json_option
 def command(repository: str, http_port: int, grpc_port: int, metrics_port: int, as_json: bool) -> None:
     """Serve a model repository with a real Triton server, on this machine only, until Ctrl-C.
