@@ -12,8 +12,8 @@ help:
 	@echo 'make demo    the main job on real data: tune, export, deploy, bench, and an answer from a running server'
 	@echo 'make test    the tests, with the real server'
 	@echo 'make check   ruff, mypy --strict, import contracts'
-	@echo 'make lock    write requirements.lock from what is installed in .venv'
-	@echo 'make clean   remove what was built'
+	@echo 'make lock    write requirements.lock anew: what pyproject.toml needs, at the versions that .venv has'
+	@echo 'make clean   remove what was built; rows and .venv stay'
 
 demo: $(READY)
 	@$(BIN)/tldeploy run models/$(NAME)
@@ -30,11 +30,19 @@ check: $(READY)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+# From an environment of its own, so that what somebody tried in .venv stays out. CUDA builds of torch bring packages
+# that the CPU build does without; pip finds them by itself.
 lock: $(READY)
-	@$(BIN)/pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+cpu$$//' > requirements.lock
+	@rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	@$(BIN)/pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+cpu$$//' > .venv-lock/constraints
+	@.venv-lock/bin/pip install --quiet --constraint .venv-lock/constraints setuptools wheel
+	@.venv-lock/bin/pip install --quiet --constraint .venv-lock/constraints --no-build-isolation --editable '.[dev]'
+	@.venv-lock/bin/pip freeze --all --exclude-editable | grep -Ev '^(pip|nvidia-.*|cuda-.*|triton)==' \
+		| sed 's/+c[pu].*$$//' > requirements.lock
+	@rm -rf .venv-lock
 
 clean:
-	rm -rf .venv models/*/data models/*/tuned models/*/onnx models/*/bench models/*/.cache models/*/report.*
+	rm -rf models/*/tuned models/*/onnx models/*/bench models/*/.cache models/*/report.html models/*/report.json
 	find triton_repo -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
 
 # The environment is usable only when .ready is there: an interrupted installation starts again.
@@ -42,7 +50,7 @@ $(READY): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo 'error: no Python 3.11 or later with venv; install one (Debian: python3-venv)'; exit 6; }
 	@echo "setting up .venv with $(PYTHON) (once; about 3 GB)"
 	@rm -f $@
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@

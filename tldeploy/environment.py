@@ -31,6 +31,7 @@ PACKAGES = (
 )
 # What onnxruntime's int8 kernels are chosen by, fastest last.
 INT8_INSTRUCTIONS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8")
+SERVER_PORTS = (8000, 8001, 8002)
 NEEDED_PYTHON = (3, 11)
 NEEDED_DISK_GB, NEEDED_MEMORY_GB = 5, 4
 
@@ -71,7 +72,7 @@ def usable_cores() -> int:
 
 
 def checks() -> list[Check]:
-    """Everything that needs no server: Python, packages, CPU, GPU, disk and memory."""
+    """Everything that needs no server: Python, packages, CPU, GPU, disk, memory and ports."""
     return [found for check in _CHECKS for found in check()]
 
 
@@ -85,6 +86,11 @@ def _packages() -> Iterator[Check]:
     from packaging.requirements import Requirement
 
     wrong = []
+    if not _requirements():
+        yield Check(
+            "packages", "warning", "tldeploy is not installed, so what it requires is unknown", "pip install -e ."
+        )
+        return
     requirements = [Requirement(text) for text in _requirements()]
     for requirement in requirements:
         version = _version(requirement.name)
@@ -127,6 +133,22 @@ def _gpu() -> Iterator[Check]:
         yield Check("cudnn", "warning", "not found; the CUDA provider needs it", fix)
 
 
+def _ports() -> Iterator[Check]:
+    import socket
+
+    taken = []
+    for port in SERVER_PORTS:
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            taken.append(str(port))
+    if taken:
+        fix = "stop what listens there, or `tldeploy serve --http-port … --grpc-port … --metrics-port …`"
+        yield Check("ports", "warning", f"in use: {', '.join(taken)}", fix)
+    else:
+        yield Check("ports", "ok", f"{', '.join(map(str, SERVER_PORTS))} are free")
+
+
 def _disk() -> Iterator[Check]:
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     good = free >= NEEDED_DISK_GB
@@ -149,6 +171,7 @@ _CHECKS: tuple[Callable[[], Iterator[Check]], ...] = (
     _gpu,
     _disk,
     _memory,
+    _ports,
 )
 
 

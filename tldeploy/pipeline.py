@@ -133,7 +133,12 @@ def bench(recipe: RecipeLike, force: bool = False) -> Outcome:
                 parents=hashes,
             )
 
-    return _unless_current("bench", folder, inputs, force, run_stage)
+    outcome = _unless_current("bench", folder, inputs, force, run_stage)
+    if outcome.skipped:
+        from tldeploy.benchmarking.bench import lay_out
+
+        lay_out(folder)
+    return outcome
 
 
 def run(recipe: RecipeLike, force: bool = False) -> list[Outcome]:

@@ -9,7 +9,7 @@ import pytest
 from tests.benchmarking.job import HASHES, write_job
 from tests.engine import Engine
 from tldeploy import artifacts, recipe
-from tldeploy.benchmarking.bench import bench
+from tldeploy.benchmarking.bench import bench, lay_out
 from tldeploy.errors import ArtifactError, QualityError
 
 SETTINGS = recipe.Bench(concurrency=[1, 2], seconds=0.02)
@@ -42,6 +42,15 @@ def test_the_artifact_holds_the_report_and_every_sample(tmp_path: Path) -> None:
 
 def test_the_report_lies_beside_the_artifact_too(tmp_path: Path) -> None:
     run(tmp_path)
+    for name in ("report.json", "report.html"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / "bench" / name).read_bytes()
+
+
+def test_a_copy_that_an_interruption_left_out_is_laid_out_later(tmp_path: Path) -> None:
+    run(tmp_path)
+    (tmp_path / "report.html").unlink()
+    (tmp_path / "report.json").write_text("an older one")
+    lay_out(tmp_path / "bench")
     for name in ("report.json", "report.html"):
         assert (tmp_path / name).read_bytes() == (tmp_path / "bench" / name).read_bytes()
 

@@ -106,6 +106,26 @@ def test_fusion_is_audited(project: Path, manifest: Manifest, tmp_path: Path) ->
         fuse(project / "onnx" / "fp32.onnx", tmp_path / "fused.onnx", expected_attentions=3)
 
 
+def test_what_cannot_be_fused_is_left_out_with_its_reason(tmp_path: Path) -> None:
+    import torch
+    from transformers import DebertaV2Config, DebertaV2Model
+
+    folder = write_project(tmp_path / "tiny")
+    recipe = (folder / "recipe.yaml").read_text(encoding="utf-8")
+    only_features = recipe.replace("tune:\n", "tune:\n  methods: [feature-extraction]\n")
+    (folder / "recipe.yaml").write_text(only_features, encoding="utf-8")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    network = DebertaV2Model(DebertaV2Config(vocab_size=64, max_position_embeddings=64, **sizes))
+    network.save_pretrained(folder / "backbone")
+    pipeline.tune(folder)
+    manifest = pipeline.export(folder).manifest
+    assert [entry["name"] for entry in manifest.details["variants"]] == ["fp32", "int8-dynamic"]
+    left_out = next(choice for choice in manifest.decisions if choice.about == "variant fused")
+    assert (left_out.value, left_out.reason) == ("left out", "0 of 1 attentions were fused")
+    assert not (folder / "onnx" / "fused.onnx").exists()
+
+
 def test_a_baked_in_axis_is_refused(project: Path, task: TextClassification, tmp_path: Path) -> None:
     class BakedIn(TextNetwork):
         def forward(self, input_ids, attention_mask):  # type: ignore[no-untyped-def]

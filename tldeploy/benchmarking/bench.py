@@ -76,9 +76,16 @@ def bench(
             parents=parents,
         )
         sealed = artifacts.seal(folder, manifest)
-    for file, content in files.items():
-        artifacts.write_file(out.parent / file, content)
+    lay_out(out)
     return sealed
+
+
+def lay_out(folder: Path) -> None:
+    """Copy the report out of the artifact to where a person looks first, beside it, unless it lies there already."""
+    for file in (REPORT_JSON, REPORT_HTML):
+        content, beside = (folder / file).read_bytes(), folder.parent / file
+        if not beside.is_file() or beside.read_bytes() != content:
+            artifacts.write_file(beside, content)
 
 
 def _held_out(tuned: Path, wanted: int | None) -> tuple[Rows, Choice]:

@@ -102,7 +102,8 @@ def _misused(error: click.ClickException, arguments: Sequence[str]) -> int:
         return UsageError.exit_code
     found = error.format_message().rstrip(".")
     usage = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "tldeploy"
-    return _fail(UsageError("understand the command", found, f"see `{usage} --help`"), arguments)
+    fix = f"see `{usage} --help`; a text that begins with - goes behind --"
+    return _fail(UsageError("understand the command", found, fix), arguments)
 
 
 def _interrupted(arguments: Sequence[str]) -> int:

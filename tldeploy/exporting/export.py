@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tldeploy import __version__, artifacts, environment
-from tldeploy.artifacts import Manifest
+from tldeploy.artifacts import Choice, Manifest
 from tldeploy.backbones.network import TextNetwork
 from tldeploy.data.rows import Rows
 from tldeploy.errors import QualityError
@@ -36,7 +36,8 @@ GOLDEN = "golden.json"
 def export(settings: Export, tuned: Path, folder: Path, inputs: str) -> Manifest:
     """Write the variants that `settings` names into `folder`, an artifact of kind "export".
 
-    tuned: the artifact of the tune stage. Raises QualityError when fp32 is out of tolerance or a fusion finds nothing.
+    tuned: the artifact of the tune stage. A variant that cannot be made soundly is left out, with the reason in the
+    manifest's decisions. Raises QualityError when fp32 itself is out of tolerance.
     """
     parent = artifacts.load(tuned, "tune")
     task = load_task(parent.task, tuned, parent.labels)
@@ -44,13 +45,20 @@ def export(settings: Export, tuned: Path, folder: Path, inputs: str) -> Manifest
     network = TextNetwork.load(tuned)
     variants = sorted(settings.variants, key=lambda name: name != REFERENCE)
     with artifacts.writing(folder) as beside:
-        files = [beside / f"{name}.onnx" for name in variants]
+        files = [beside / f"{REFERENCE}.onnx"]
         details: dict[str, Any] = {}
-        with progress("export: graphs", len(files)) as advance:
+        left_out = []
+        with progress("export: graphs", len(variants)) as advance:
             export_graph(network, task, files[0], settings.opset, metadata(task, parent.sha256, __version__))
             advance(1)
-            for name, file in zip(variants[1:], files[1:], strict=True):
-                details |= _MAKE[name](files[0], file, network)
+            for name in variants[1:]:
+                file = beside / f"{name}.onnx"
+                try:
+                    details |= _MAKE[name](files[0], file, network)
+                    files.append(file)
+                except QualityError as error:
+                    file.unlink(missing_ok=True)
+                    left_out.append(Choice(about=f"variant {name}", value="left out", reason=error.found))
                 advance(1)
         parities = _parities(tuned, files, task, rows)
         entries = measure_variants(files, parities, task, rows, settings.max_drop)
@@ -67,7 +75,7 @@ def export(settings: Export, tuned: Path, folder: Path, inputs: str) -> Manifest
             labels=task.labels,
             preprocessing=task.preprocessing,
             metrics={chosen.metric.name: chosen.metric.as_json()},
-            decisions=[choice],
+            decisions=[choice, *left_out],
             environment=environment.describe(),
             parents={"tune": parent.sha256},
             details={"chosen": chosen.name, "variants": [entry.as_json() for entry in entries], **details},

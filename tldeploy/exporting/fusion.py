@@ -46,5 +46,5 @@ def fuse(source: Path, target: Path, expected_attentions: int) -> FusionAudit:
     attentions = sum(operators[name] for name in ATTENTION)
     if attentions < expected_attentions:
         found = f"{attentions} of {expected_attentions} attentions were fused"
-        raise QualityError("fuse the graph", found, "take `fused` out of export.variants; the others do not need it")
+        raise QualityError("fuse the graph", found, "leave this variant out; the others do not need it")
     return FusionAudit(dict(operators), attentions, expected_attentions)
