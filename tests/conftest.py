@@ -1,7 +1,8 @@
-"""A tiny model, published and served by the real server once for all tests that only ask it."""
+"""What several rooms need: a tiny model served by the real server, and a disk that fills up."""
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,3 +28,14 @@ def tiny_server(tiny_export: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     publish(tiny_export, repository, "tiny", SETTINGS)
     with Server(repository, http_port=0, grpc_port=0, metrics_port=0) as server:
         yield server
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 MB, where the machine lets us mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(place)], check=False).returncode:
+        pytest.skip("mounting needs root")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)

@@ -87,9 +87,7 @@ def _packages() -> Iterator[Check]:
 
     wrong = []
     if not _requirements():
-        yield Check(
-            "packages", "warning", "tldeploy is not installed: what it requires is unknown", "pip install -e ."
-        )
+        yield Check("packages", "warning", "tldeploy is not installed: what it requires is unknown", "pip install -e .")
         return
     requirements = [Requirement(text) for text in _requirements()]
     for requirement in requirements:

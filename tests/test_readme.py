@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tldeploy import errors
+from tldeploy.cli import app
+from tldeploy.recipe import Recipe, Section
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_figures_are_the_recorded_ones() -> None:
+    script = ROOT / "bench" / "readme.py"
+    done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_verb_is_listed() -> None:
+    listed = set(re.findall(r"^\| `([a-z]+)` \|", README, flags=re.MULTILINE))
+    assert listed >= set(app.commands)
+
+
+def test_every_exit_code_is_listed() -> None:
+    classes = [found for found in vars(errors).values() if isinstance(found, type)]
+    codes = {found.exit_code for found in classes if issubclass(found, errors.TldeployError)}
+    listed = {int(code) for code in re.findall(r"^\| (\d+) \|", README, flags=re.MULTILINE)}
+    assert listed == codes | {0, errors.INTERRUPTED}
+
+
+def test_every_section_of_a_recipe_is_described() -> None:
+    fields = Recipe.model_fields
+    sections = [name for name, field in fields.items() if isinstance(field.annotation, type)]
+    described = [name for name in sections if issubclass(fields[name].annotation, Section)]  # type: ignore[arg-type]
+    assert described == ["data", "backbone", "tune", "export", "deploy", "bench"]
+    assert all(f"`{name}." in README for name in described)
