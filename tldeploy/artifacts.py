@@ -155,10 +155,35 @@ def load(folder: Path, kind: str) -> Manifest:
 
     Raises ArtifactError when there is none, when it is another kind or schema version, or when a file's hash differs.
     """
+    manifest = read(folder, kind)
+    if found := next(damage(folder, manifest), None):
+        raise ArtifactError(_asked(folder, kind), found, _remake(kind))
+    return manifest
+
+
+def damage(folder: Path, manifest: Manifest) -> Iterator[str]:
+    """What is wrong with the files of an artifact, in words; nothing if it is intact."""
+    for name, expected in manifest.files.items():
+        file = folder / name
+        if not file.is_file():
+            yield f"{name} is missing"
+        elif (actual := file_sha256(file)) != expected:
+            yield f"{name} has changed (sha256 {actual[:12]}…, recorded {expected[:12]}…)"
+
+
+def _asked(folder: Path, kind: str) -> str:
+    return f"use {folder} as a {kind} artifact"
+
+
+def _remake(kind: str) -> str:
+    return f"run `tldeploy {kind}` again, or `tldeploy run` for all stages"
+
+
+def read(folder: Path, kind: str) -> Manifest:
+    """Read the manifest in `folder`, without a look at the files. Raises ArtifactError like `load`."""
     _recover(folder)
     path = folder / MANIFEST
-    asked = f"use {folder} as a {kind} artifact"
-    remake = f"run `tldeploy {kind}` again, or `tldeploy run` for all stages"
+    asked, remake = _asked(folder, kind), _remake(kind)
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(raw, dict) and raw.get("schema_version") != SCHEMA_VERSION:
@@ -172,13 +197,6 @@ def load(folder: Path, kind: str) -> Manifest:
         raise ArtifactError(asked, found, remake) from error
     if manifest.kind != kind:
         raise ArtifactError(asked, f"it is a {manifest.kind} artifact", "name the folder that the right stage wrote")
-    for name, expected in manifest.files.items():
-        file = folder / name
-        if not file.is_file():
-            raise ArtifactError(asked, f"{name} is missing", remake)
-        if (actual := file_sha256(file)) != expected:
-            found = f"{name} has changed (sha256 {actual[:12]}…, recorded {expected[:12]}…)"
-            raise ArtifactError(asked, found, remake)
     return manifest
 
 

@@ -67,8 +67,13 @@ def describe() -> dict[str, Any]:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on, which in a container are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: by its affinity, and by the quota that a container may have."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return max(1, min(cores, round(int(quota) / int(period))))
+    except (OSError, ValueError):  # no such control group, or its quota is "max"
+        return cores
 
 
 def checks() -> list[Check]:
@@ -97,7 +102,7 @@ def _packages() -> Iterator[Check]:
         elif not requirement.specifier.contains(version, prereleases=True):
             wrong.append(f"{requirement.name} {version}, needs {requirement.specifier}")
     if wrong:
-        yield Check("packages", "missing", "; ".join(wrong), "pip install --upgrade tldeploy")
+        yield Check("packages", "missing", "; ".join(wrong), "pip install -r requirements.lock")
     else:
         yield Check("packages", "ok", f"{len(requirements)} required packages, all recent enough")
 

@@ -94,6 +94,8 @@ def storage_errors(place: Path | None = None) -> Iterator[None]:
     """Turn the operating system's refusal to write (below `place`, if that is known) into a StorageError."""
     try:
         yield
+    except TldeployError:
+        raise
     except Exception as error:
         refusal = _os_error_behind(error)
         if refusal is None:
@@ -113,5 +115,5 @@ def _os_error_behind(error: BaseException | None) -> OSError | None:
             return seen
         if not isinstance(seen, OSError) and "No space left on device" in str(seen):
             return OSError(errno.ENOSPC, "No space left on device")
-        seen = seen.__cause__ or seen.__context__
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
     return None

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tldeploy import artifacts
 from tldeploy.artifacts import Manifest, fingerprint
+from tldeploy.errors import ArtifactError
 from tldeploy.progress import say
 from tldeploy.recipe import Recipe
 
@@ -60,15 +61,20 @@ def fetch(recipe: RecipeLike, force: bool = False) -> Outcome | None:
     if not recipe.fetch:
         return None
     folder, inputs = recipe.path("data"), fingerprint(recipe.section("name", "fetch"))
-    return _unless_current(
-        "fetch", folder, inputs, force, lambda: fetch_files(recipe.fetch, folder, recipe.name, inputs)
-    )
+
+    def run_stage() -> Manifest:
+        return fetch_files(recipe.fetch, folder, recipe.name, inputs, force)
+
+    return _unless_current("fetch", folder, inputs, force, run_stage)
 
 
 def tune(recipe: RecipeLike, force: bool = False) -> Outcome:
     """Adapt the backbone to the labelled rows by every method of the recipe; keep one."""
     recipe = _loaded(recipe)
-    fetched = fetch(recipe)
+    return _tune(recipe, fetch(recipe), force)
+
+
+def _tune(recipe: Recipe, fetched: Outcome | None, force: bool) -> Outcome:
     parents = {"fetch": fetched.manifest.sha256} if fetched else {}
     folder = recipe.path("tuned")
     sources = {name: _content_of(recipe.path(name)) for name in _own_files(recipe)}
@@ -86,7 +92,7 @@ def export(recipe: RecipeLike, force: bool = False) -> Outcome:
     """Make the ONNX variants of the tuned network, measure them, and choose one."""
     recipe = _loaded(recipe)
     tuned, folder = recipe.path("tuned"), recipe.path("onnx")
-    inputs = fingerprint([recipe.section("export"), artifacts.load(tuned, "tune").sha256])
+    inputs = fingerprint([recipe.section("export"), artifacts.load(tuned, "tune").sha256, *_here()])
 
     def run_stage() -> Manifest:
         from tldeploy.exporting.export import export as run_export
@@ -102,6 +108,7 @@ def deploy(recipe: RecipeLike, force: bool = False) -> Outcome:
 
     recipe = _loaded(recipe)
     exported, place = recipe.path("onnx"), recipe.path(recipe.deploy.repository)
+    say(f"deploy: {recipe.name} to {place}")
     skipped = not force and repository.is_current(exported, place, recipe.name, recipe.deploy)
     find = repository.published if skipped else functools.partial(repository.publish, exported, settings=recipe.deploy)
     live = find(repository=place, name=recipe.name)
@@ -115,8 +122,9 @@ def bench(recipe: RecipeLike, force: bool = False) -> Outcome:
     recipe = _loaded(recipe)
     parents = {kind: artifacts.load(folder, kind) for kind, folder in _artifacts_behind_bench(recipe)}
     folder = recipe.path("bench")
+    _check_lineage(recipe, parents)
     hashes = {kind: manifest.sha256 for kind, manifest in parents.items()}
-    inputs = fingerprint([recipe.section("bench"), hashes])
+    inputs = fingerprint([recipe.section("bench"), hashes, *_here()])
 
     def run_stage() -> Manifest:
         from tldeploy.benchmarking.bench import bench as run_bench
@@ -145,7 +153,8 @@ def run(recipe: RecipeLike, force: bool = False) -> list[Outcome]:
     """All stages, in order; those whose inputs are unchanged are skipped."""
     recipe = _loaded(recipe)
     fetched = fetch(recipe, force)
-    later = [stage(recipe, force) for stage in (tune, export, deploy, bench)]
+    tuned = _tune(recipe, fetched, force)
+    later = [tuned, *(stage(recipe, force) for stage in (export, deploy, bench))]
     return [fetched, *later] if fetched else later
 
 
@@ -250,6 +259,22 @@ def _own_files(recipe: Recipe) -> list[str]:
 def _content_of(place: Path) -> dict[str, str]:
     files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
     return {str(file.relative_to(place)): artifacts.file_sha256(file) for file in files}
+
+
+def _here() -> list[Any]:
+    """What measured figures depend on besides their artifacts: this tldeploy, this machine, these packages."""
+    from tldeploy import __version__, environment
+
+    facts = environment.describe()
+    return [__version__, {name: facts[name] for name in ("cpu", "cores", "gpus", "packages")}]
+
+
+def _check_lineage(recipe: Recipe, behind: dict[str, Manifest]) -> None:
+    """Raise ArtifactError if a stage was run again and the stages after it were not: figures would be of two models."""
+    for kind, parent in (("export", "tune"), ("deploy", "export")):
+        if kind in behind and behind[kind].parents[parent] != behind[parent].sha256:
+            found = f"the {kind} artifact was made from another {parent} artifact than the one that is there now"
+            raise ArtifactError(f"bench {recipe.name}", found, f"run `tldeploy {kind} {recipe.folder}` first")
 
 
 def _artifacts_behind_bench(recipe: Recipe) -> list[tuple[str, Path]]:

@@ -42,6 +42,7 @@ VARIANTS: tuple[Variant, ...] = get_args(Variant)
 ENGINES: tuple[Engine, ...] = get_args(Engine)
 
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 def _stays_inside(path: str) -> str:
@@ -123,7 +124,7 @@ class Data(Section):
     bins: dict[str, str] | None = None
     test: Split = 0.2
     validation: Split = 0.1
-    seed: int = 0
+    seed: Seed = 0
 
     @field_validator("bins")
     @classmethod
@@ -184,7 +185,7 @@ class Tune(Section):
     weight_decay: float = Field(default=0.01, ge=0)
     warmup: float = Field(default=0.1, ge=0, lt=1)
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    seed: int = 0
+    seed: Seed = 0
 
     _methods_once = field_validator("methods")(_no_repeats)
 
@@ -273,11 +274,13 @@ class Recipe(Section):
         try:
             node = yaml.compose(text, Loader=_Loader)
             values = yaml.load(text, Loader=_Loader) if node else None
+            mistakes = [(line, f"{key}: given twice, expected once") for key, line in _repeated_keys(node)]
+        except RecursionError:
+            raise RecipeError(asked, "a part of it holds itself", "take the YAML alias (*) out") from None
         except yaml.YAMLError as error:
             raise RecipeError(asked, f"it is not YAML: {error}", "mend the place named above") from error
         if not isinstance(values, dict):
             raise RecipeError(asked, "it holds no settings", "write one with `tldeploy init`")
-        mistakes = [(line, f"{key}: given twice, expected once") for key, line in _repeated_keys(node)]
         try:
             recipe = cls.model_validate(values)
         except ValidationError as error:

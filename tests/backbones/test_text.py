@@ -78,6 +78,18 @@ def test_an_unknown_architecture_is_refused(folder: Path) -> None:
     assert "martian" in load(folder).found
 
 
+@pytest.mark.parametrize("content", [b"{", b"{}", b"\xff\xfe", b""])
+def test_a_damaged_tokenizer_is_refused(folder: Path, content: bytes) -> None:
+    (folder / "tokenizer.json").write_bytes(content)
+    assert "tokenizer.json cannot be read" in load(folder).found
+
+
+def test_a_config_of_the_wrong_type_is_refused(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_size": "wide"}))
+    assert isinstance(load(folder), ArtifactError)
+
+
 def test_a_folder_that_is_not_there_is_not_taken_for_a_hub_name(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="there is no such folder"):
         load_text_backbone(Backbone(source="data/minilm"), tmp_path)

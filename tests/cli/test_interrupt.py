@@ -37,5 +37,5 @@ def test_an_interrupted_command_says_how_to_go_on(passes_on: str, name: str, tmp
     command = [sys.executable, "-c", RUN, str(tmp_path), "tune", "models/any", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 130, done.stderr
-    assert done.stderr.strip() == "interrupted; run the same command again and it goes on from the last finished stage"
+    assert done.stderr.strip() == "interrupted; what is finished is kept: run the same command again to go on"
     assert json.loads(done.stdout.splitlines()[-1]) == {"error": "Interrupted", "exit_code": 130}

@@ -88,9 +88,30 @@ def test_a_persons_own_files_are_never_replaced(tmp_path: Path, index: Path) -> 
     assert (tmp_path / "data" / "mine.csv").read_text() == "precious"
 
 
-def test_fetching_again_replaces_what_was_fetched(tmp_path: Path, index: Path) -> None:
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_persons_own_files_are_safe_beside_damaged_ones(tmp_path: Path, index: Path, damaged: bool) -> None:
+    fetch_files([wanted()], tmp_path / "data", "tiny", "abc")
+    (tmp_path / "data" / "mine.csv").write_text("precious")
+    if damaged:
+        (tmp_path / "data" / "deep" / "rows.csv").write_text("damaged")
+    with pytest.raises(ArtifactError, match=r"it holds files that were not fetched: mine\.csv"):
+        fetch_files([wanted()], tmp_path / "data", "tiny", "abc", force=True)
+    assert (tmp_path / "data" / "mine.csv").read_text() == "precious"
+
+
+def test_a_correction_by_hand_is_replaced_only_by_force(tmp_path: Path, index: Path) -> None:
     first = fetch_files([wanted()], tmp_path / "data", "tiny", "abc")
-    (tmp_path / "data" / "deep" / "rows.csv").write_text("damaged")
+    corrected = tmp_path / "data" / "deep" / "rows.csv"
+    corrected.write_text("corrected")
+    with pytest.raises(ArtifactError, match=r"deep/rows\.csv has changed"):
+        fetch_files([wanted()], tmp_path / "data", "tiny", "abc")
+    assert corrected.read_text() == "corrected"
+    assert fetch_files([wanted()], tmp_path / "data", "tiny", "abc", force=True) == first
+
+
+def test_a_missing_file_is_fetched_again(tmp_path: Path, index: Path) -> None:
+    first = fetch_files([wanted()], tmp_path / "data", "tiny", "abc")
+    (tmp_path / "data" / "deep" / "rows.csv").unlink()
     assert fetch_files([wanted()], tmp_path / "data", "tiny", "abc") == first
 
 

@@ -96,12 +96,19 @@ def test_rows_without_a_text_are_counted_and_left_out(tmp_path: Path) -> None:
             "1 rows have no 'label', the first on line 22",
         ),
         ([",a", ",b"], "every 'text' cell is empty"),
+        ([f"text {i},{'ab'[i % 2]}" for i in range(20)] + ['x,"c\nd"'], "holds a line break"),
         ([f"text {i},{'abc'[i % 3]}" for i in range(12)], "raise data.test or give more rows"),
     ],
 )
 def test_rows_that_cannot_be_learnt_from_are_refused(tmp_path: Path, lines: list[str], said: str) -> None:
     table(tmp_path, lines)
     assert said in refused(tmp_path, Data(file="rows.csv", test=0.1))
+
+
+def test_a_class_of_five_rows_can_be_split(tmp_path: Path) -> None:
+    table(tmp_path, [f"text {i},{'ab'[i % 2]}" for i in range(40)] + [f"rare {i},c" for i in range(5)])
+    splits = split_rows(Data(file="rows.csv", test=0.5, validation=0.2), tmp_path)
+    assert splits.labels == ["a", "b", "c"]
 
 
 def test_rows_survive_a_round_trip(tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ def test_tab_separated_and_json_lines_are_read_by_their_ending(tmp_path: Path) -
         ("rows.csv", b"text,label\ngood,a\ncaf\xe9,b\n", "it is not utf-8: byte 0xe9 on line 3"),
         ("rows.jsonl", "{]\n", "line 1 is not JSON"),
         ("rows.jsonl", '{"a": 1}\n[1]\n', "line 2 is not a JSON object"),
+        ("rows.jsonl", '{"a": "fine"}\n{"a": "\\ud83d"}\n', "line 2 holds half of a character"),
         ("rows.jsonl", '{"a": 1, "b": 2}\n{"a": 1}\n', "line 2 lacks b, which line 1 has"),
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 
 from tests.tiny_project import write_project
 from tldeploy import artifacts, pipeline
-from tldeploy.errors import DataError, StorageError
+from tldeploy.errors import ArtifactError, DataError, StorageError
 
 STAGES = {"tune": "tuned", "export": "onnx", "bench": "bench"}
 
@@ -37,6 +37,22 @@ def test_a_run_leaves_every_artifact_and_the_report(project: Path) -> None:
         assert artifacts.load(project / folder, kind).name == "tiny"
     assert (project / "report.html").stat().st_size > 0
     assert {path.name for path in (project / "triton_repo").iterdir()} >= {"tiny", "tiny.graph", "tiny.tokenize"}
+
+
+def test_a_bench_of_two_generations_is_refused(project: Path) -> None:
+    recipe = project / "recipe.yaml"
+    before = recipe.read_text(encoding="utf-8")
+    recipe.write_text(before.replace("test: 0.3", "test: 0.3\n  seed: 1"), encoding="utf-8")
+    try:
+        pipeline.tune(project)
+        with pytest.raises(ArtifactError, match="the export artifact was made from another tune artifact"):
+            pipeline.bench(project)
+        pipeline.export(project)
+        with pytest.raises(ArtifactError, match="the deploy artifact was made from another export artifact"):
+            pipeline.bench(project)
+    finally:
+        recipe.write_text(before, encoding="utf-8")
+        pipeline.run(project)
 
 
 def test_a_changed_recipe_redoes_only_what_depends_on_it(project: Path) -> None:

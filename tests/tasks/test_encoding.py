@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,14 @@ def test_padding_goes_to_a_multiple_but_not_past_the_limit(tokenizer: Path) -> N
     encoder = TextEncoder.from_file(tokenizer, {"max_length": 14, "pad_id": 0, "pad_to_multiple_of": 8})
     assert encoder.encode(["the camera"])["input_ids"].shape == (1, 8)
     assert encoder.encode(["the " * 9])["input_ids"].shape == (1, 14)
+
+
+def test_a_text_without_tokens_keeps_one(tokenizer: Path) -> None:
+    bare = json.loads(tokenizer.read_text(encoding="utf-8")) | {"post_processor": None}
+    encoder = TextEncoder(json.dumps(bare), max_length=16, pad_id=0)
+    tensors = encoder.encode(["", "the camera"])
+    assert tensors["attention_mask"].tolist() == [[1, 0], [1, 1]]
+    assert tensors["input_ids"][0].tolist() == [0, 0]
 
 
 def test_no_rows_make_an_empty_batch(encoder: TextEncoder) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -55,6 +57,16 @@ def test_a_paired_drop_is_in_points_and_narrower_than_the_metrics_own_interval()
     assert 0 < drop.low < drop.points < drop.high
     own = weighted_f1(truth, before, 3)
     assert drop.high - drop.low < 100 * (own.high - own.low)
+
+
+def test_many_rows_and_classes_need_little_memory() -> None:
+    draw = np.random.default_rng(3)
+    truth, predicted = draw.integers(0, 50, (2, 200_000))
+    tracemalloc.start()
+    weighted_f1_drop(truth, predicted, truth, 50)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 300_000_000
 
 
 def test_confusion_has_true_classes_as_rows() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from tldeploy.backbones.network import TextNetwork
 from tldeploy.backbones.text import TextBackbone, load_text_backbone
 from tldeploy.errors import DataError
 from tldeploy.recipe import Backbone
+from tldeploy.tasks.encoding import TextEncoder
 from tldeploy.tuning.features import FeatureCache, classes_from_features, extract_features, fit_head
 
 TEXTS = ["great camera", "awful", "the battery is plain and the screen was very good", "", "phone"]
@@ -48,6 +50,16 @@ def test_the_backbone_runs_once_for_the_same_rows(
     cache.features(network, backbone.encoder, TEXTS[:2], "test")
     FeatureCache(tmp_path / "cache", "other weights").features(network, backbone.encoder, TEXTS, "test")
     assert len(runs) == 2
+
+
+def test_another_tokenizer_is_other_features(network: TextNetwork, backbone: TextBackbone, tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path / "cache", "weights")
+    first = cache.features(network, backbone.encoder, TEXTS, "test")
+    swapped = json.loads(backbone.tokenizer_json)
+    vocabulary = swapped["model"]["vocab"]
+    vocabulary["great"], vocabulary["awful"] = vocabulary["awful"], vocabulary["great"]
+    encoder = TextEncoder(json.dumps(swapped), max_length=32, pad_id=0)
+    assert not np.allclose(cache.features(network, encoder, TEXTS, "test")[:2], first[:2])
 
 
 @pytest.mark.parametrize("classes", [2, 3])

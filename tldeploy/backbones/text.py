@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,12 +41,15 @@ def load_text_backbone(settings: Backbone, recipe_folder: Path) -> TextBackbone:
     tokenizer_json = _tokenizer_json(source, settings.revision, asked)
     try:
         config = AutoConfig.from_pretrained(source, revision=settings.revision)
-    except (OSError, ValueError, json.JSONDecodeError) as error:
+    except Exception as error:  # a config.json can be wrong in as many ways as there are architectures
         raise _not_loaded(asked, source, error) from error
     _check_length(settings.max_length, config, asked)
-    model = _load_weights(source, settings.revision, asked)
-    encoder = TextEncoder(tokenizer_json, settings.max_length, pad_id=getattr(config, "pad_token_id", None) or 0)
-    return TextBackbone(model, tokenizer_json, encoder)
+    try:
+        encoder = TextEncoder(tokenizer_json, settings.max_length, pad_id=getattr(config, "pad_token_id", None) or 0)
+    except Exception as error:  # tokenizers raises nothing narrower
+        found = f"its tokenizer.json cannot be read ({error})"
+        raise ArtifactError(asked, found, "get the file again; it is damaged or cut off") from error
+    return TextBackbone(_load_weights(source, settings.revision, asked), tokenizer_json, encoder)
 
 
 def _source(source: str, recipe_folder: Path) -> str:
@@ -67,7 +69,7 @@ def _tokenizer_json(source: str, revision: str | None, asked: str) -> str:
 
     own = Path(source) / "tokenizer.json"
     if own.is_file():
-        return own.read_text(encoding="utf-8")
+        return own.read_text(encoding="utf-8", errors="replace")  # what is not UTF-8 is no tokenizer either
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, use_fast=True)
     except (OSError, ValueError) as error:

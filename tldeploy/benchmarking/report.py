@@ -19,6 +19,7 @@ import numpy as np
 from tldeploy.artifacts import Choice, Manifest
 from tldeploy.measuring.scenarios import ClosedLoop, SingleStream
 from tldeploy.measuring.statistics import quantiles, speedup
+from tldeploy.tables import aligned
 from tldeploy.tasks.metrics import Classes, confusion
 from tldeploy.tasks.text_classification import TextClassification
 
@@ -186,7 +187,8 @@ def render_table(report: Report) -> str:
     levels = list(report["engines"][0]["throughput_per_s"])
     metric = metric_words(report["engines"][0]["metric"]["name"])
     head = ["engine", "provider", "p50 ms", "p90 ms", "p99 ms"]
-    table = [[*head, *(f"rows/s @{level}" for level in levels), f"{metric} [95 %]", "x torch [95 %]"]]
+    head += [*(f"rows/s @{level}" for level in levels), f"{metric} [95 %]", "x torch [95 %]"]
+    table = []
     for engine in report["engines"]:
         score, gain = engine["metric"], engine["speedup"]
         table.append(
@@ -199,12 +201,4 @@ def render_table(report: Report) -> str:
                 f"{gain['value']:.2f} [{gain['low']:.2f}, {gain['high']:.2f}]" if gain else "-",
             ]
         )
-    widths = [max(len(row[at]) for row in table) for at in range(len(table[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if at < 2 else cell.rjust(width)
-            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in table
-    ]
-    return "\n".join(line.rstrip() for line in [lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+    return aligned(head, table, left=2)

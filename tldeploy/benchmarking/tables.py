@@ -44,7 +44,7 @@ def scorecard(report: Report) -> str:
         metric,
         "points lost",
         "labels as fp32",
-        "max difference",
+        "max difference from PyTorch",
         "",
         "why",
     ]
@@ -56,7 +56,7 @@ def scorecard(report: Report) -> str:
             _estimate(variant.get("speedup"), "value", ".2f"),
             _estimate(variant.get("metric"), "value", ".3f"),
             _estimate(variant.get("drop"), "points", "+.2f"),
-            number((variant.get("parity") or {}).get("label_agreement"), ".1%"),
+            number((variant.get("drop") or {}).get("agreement"), ".1%"),
             number((variant.get("parity") or {}).get("max_abs_diff"), ".1e"),
             EMPTY if variant.get("kept") is None else words("kept" if variant["kept"] else "dropped"),
             words(variant.get("reason") or ""),

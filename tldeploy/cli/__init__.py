@@ -81,11 +81,13 @@ def execute(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone; there is nobody to tell
         return StorageError.exit_code
-    except Exception:
-        if not _signals:
-            print("this is a bug of tldeploy; please report it with the lines below", file=sys.stderr)
-            raise
-        return _interrupted(arguments)
+    except Exception as error:
+        if _signals:
+            return _interrupted(arguments)
+        print("this is a bug of tldeploy; please report it with the lines below", file=sys.stderr)
+        if wants_json(arguments):
+            print_json({"error": type(error).__name__, "found": str(error), "exit_code": TldeployError.exit_code})
+        raise
     return code if isinstance(code, int) else 0
 
 
@@ -107,7 +109,7 @@ def _misused(error: click.ClickException, arguments: Sequence[str]) -> int:
 
 
 def _interrupted(arguments: Sequence[str]) -> int:
-    print("interrupted; run the same command again and it goes on from the last finished stage", file=sys.stderr)
+    print("interrupted; what is finished is kept: run the same command again to go on", file=sys.stderr)
     if wants_json(arguments):
         print_json({"error": "Interrupted", "exit_code": INTERRUPTED})
     return INTERRUPTED

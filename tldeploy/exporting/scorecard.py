@@ -11,13 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tldeploy.artifacts import Choice
 from tldeploy.data.rows import Rows
 from tldeploy.exporting.parity import TOLERANCE, Parity
 from tldeploy.measuring.scenarios import single_stream
-from tldeploy.measuring.statistics import Estimate, speedup
+from tldeploy.measuring.statistics import Estimate, quantiles, speedup
 from tldeploy.runtime.onnx import OnnxRunner
 from tldeploy.tasks.metrics import Drop, Metric
 from tldeploy.tasks.text_classification import TextClassification
@@ -72,7 +70,7 @@ def measure_variants(
                 parity=parity,
                 metric=task.measure(rows.classes, predicted[index]),
                 drop=drop,
-                p50_ms=float(np.median(stream.latency_ms[index])),
+                p50_ms=quantiles(stream.latency_ms[index], stream.block, [0.5])[0].value,
                 speedup=faster,
                 kept=kept,
                 reason=reason,
@@ -106,4 +104,5 @@ def _verdict(name: str, parity: Parity, drop: Drop, faster: Estimate, max_drop: 
         return False, f"{cost}, the budget is {max_drop:g}"
     if faster.low <= 1:
         return False, f"not surely faster: {speed}"
-    return True, f"{speed}; {cost}, within the budget of {max_drop:g}"
+    doubt = ", though these rows are too few to prove it" if drop.high > max_drop else ""
+    return True, f"{speed}; {cost}, within the budget of {max_drop:g}{doubt}"

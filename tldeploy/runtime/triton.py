@@ -49,7 +49,7 @@ class Client:
     ) -> None:
         if protocol not in DEFAULT_URL:
             raise UsageError(f"call a server over {protocol!r}", "there is no such protocol", "choose http or grpc")
-        self.url = url or DEFAULT_URL[protocol]
+        self.url = _checked(url) if url else DEFAULT_URL[protocol]
         self.model, self.protocol, self.timeout_s = model, protocol, timeout_s
         self.name = f"triton {protocol}"
         # HTTP has its timeouts in the connection, gRPC in each call.
@@ -188,13 +188,23 @@ class Client:
             return ServerError(asked, found, "restart the server")
         if status == "StatusCode.DEADLINE_EXCEEDED":
             return self._too_slow(asked)
-        if status == "StatusCode.UNAVAILABLE" and "connect" in message.lower():
+        if status == "StatusCode.UNAVAILABLE" and ("connect" in message.lower() or "resol" in message.lower()):
             return self._unreachable(asked)
         if "unknown model" in message or "is not found" in message:
             return RequestError(asked, message, "name a model that is published there; `tldeploy serve` prints them")
         if status in REFUSALS:
             return RequestError(asked, message, "correct the request")
         return ServerError(asked, message or f"status {status}", "look at the server's log")
+
+
+def _checked(url: str) -> str:
+    """host:port, as both client libraries want it. Raises UsageError for anything else."""
+    host, _, port = url.rpartition(":")
+    labels = host.strip("[]").split(".")
+    good = "/" not in url and all(label and len(label) < 64 for label in labels) and port.isdecimal()
+    if not good or int(port) > 65535:
+        raise UsageError("call a server", f"{url!r} is not host:port", "give it like 127.0.0.1:8000, without http://")
+    return url
 
 
 def _classification(cell: bytes) -> Classification:

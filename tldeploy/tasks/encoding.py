@@ -42,8 +42,11 @@ class TextEncoder:
         return cls(tokenizer.read_text(encoding="utf-8"), **settings)
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, truncated and not padded."""
-        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+        """The ids of each text, truncated and not padded, and never none.
+
+        A tokenizer without special tokens has none for an empty text, and the mean over no tokens is not a number.
+        """
+        return [encoding.ids or [self.pad_id] for encoding in self._tokenizer.encode_batch_fast(list(texts))]
 
     def encode(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         return self.pad(self.token_ids(texts))

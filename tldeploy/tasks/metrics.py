@@ -15,6 +15,8 @@ from tldeploy.errors import DataError
 
 RESAMPLES = 2000
 Classes = NDArray[np.int64]
+Scores = NDArray[np.float64]
+_MOST_DRAWN_AT_ONCE = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -56,53 +58,56 @@ def weighted_f1(truth: Classes, predicted: Classes, classes: int) -> Metric:
     truth, predicted: int64 [rows], values below `classes`. Equals sklearn's f1_score(average="weighted").
     Source of the interval: Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
     """
-    cells = truth * classes + predicted
-    resampled = weighted_f1_of(_resampled_confusions(cells, classes))
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    value = weighted_f1_of(_confusions(cells[None, :], classes))[0]
-    return Metric("weighted_f1", float(value), float(low), float(high), len(truth))
+    value, resampled = _bootstrapped(truth, [predicted], classes)
+    low, high = np.quantile(resampled[0], [0.025, 0.975])
+    return Metric("weighted_f1", float(value[0]), float(low), float(high), len(truth))
 
 
 def weighted_f1_drop(truth: Classes, before: Classes, after: Classes, classes: int) -> Drop:
     """The paired difference: both predictions of a row are drawn together, so that what they share cancels out."""
-    rows = len(truth)
-    draws = _draws(rows)
-    f1 = [weighted_f1_of(_confusions((truth * classes + predicted)[draws], classes)) for predicted in (before, after)]
-    low, high = np.quantile(100 * (f1[0] - f1[1]), [0.025, 0.975])
-    exact = [weighted_f1_of(_confusions((truth * classes + p)[None, :], classes))[0] for p in (before, after)]
+    value, resampled = _bootstrapped(truth, [before, after], classes)
+    low, high = np.quantile(100 * (resampled[0] - resampled[1]), [0.025, 0.975])
     agreement = float((before == after).mean())
-    return Drop(float(100 * (exact[0] - exact[1])), float(low), float(high), agreement, rows)
+    return Drop(float(100 * (value[0] - value[1])), float(low), float(high), agreement, len(truth))
 
 
-def confusion(truth: Classes, predicted: Classes, classes: int) -> NDArray[np.int64]:
+def confusion(truth: Classes, predicted: Classes, classes: int) -> Classes:
     """int64 [classes, classes]: rows are true classes, columns predicted ones."""
-    counts: Classes = _confusions((truth * classes + predicted)[None, :], classes)[0]
+    counts: Classes = np.bincount(truth * classes + predicted, minlength=classes**2).reshape(classes, classes)
     return counts
 
 
-def weighted_f1_of(confusions: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Weighted F1 of confusion matrices, [..., classes, classes] to [...]."""
-    hits = np.diagonal(confusions, axis1=-2, axis2=-1)
-    support = confusions.sum(axis=-1)
-    predicted = confusions.sum(axis=-2)
-    f1 = 2 * hits / np.maximum(support + predicted, 1)
-    weighted: NDArray[np.float64] = (f1 * support).sum(axis=-1) / support.sum(axis=-1)
-    return weighted
+def _bootstrapped(truth: Classes, predictions: list[Classes], classes: int) -> tuple[list[float], list[Scores]]:
+    """Weighted F1 of each of `predictions`, on the rows and on RESAMPLES resamples of them.
 
-
-def _draws(rows: int) -> NDArray[np.int64]:
-    if rows == 0:
+    Rows with the same truth and the same predictions are alike. So a resample is a draw of how often each kind of row
+    comes up, which is multinomial: the same law as drawing rows one by one, at a cost that does not grow with them.
+    """
+    if len(truth) == 0:
         raise DataError("measure a metric", "there are no rows to measure it on", "give the split more rows")
-    return np.random.default_rng(0).integers(0, rows, (RESAMPLES, rows))
+    kinds, counts = np.unique(np.stack([truth, *predictions]), axis=1, return_counts=True)
+    draw = np.random.default_rng(0)
+    exact = [float(_weighted_f1(counts[None], kinds[0], kind, classes)[0]) for kind in kinds[1:]]
+    parts: list[list[Scores]] = [[] for _ in predictions]
+    for size in _part_sizes(len(counts)):
+        drawn = draw.multinomial(len(truth), counts / len(truth), size=size)
+        for part, kind in zip(parts, kinds[1:], strict=True):
+            part.append(_weighted_f1(drawn, kinds[0], kind, classes))
+    return exact, [np.concatenate(part) for part in parts]
 
 
-def _resampled_confusions(cells: Classes, classes: int) -> NDArray[np.int64]:
-    return _confusions(cells[_draws(len(cells))], classes)
+def _part_sizes(kinds: int) -> list[int]:
+    """RESAMPLES, in parts that need little memory however many kinds of rows there are."""
+    size = max(1, min(RESAMPLES, _MOST_DRAWN_AT_ONCE // kinds))
+    return [min(size, RESAMPLES - start) for start in range(0, RESAMPLES, size)]
 
 
-def _confusions(cells: Classes, classes: int) -> NDArray[np.int64]:
-    """Count cells (truth * classes + predicted), int64 [samples, rows], into [samples, classes, classes]."""
-    samples = len(cells)
-    offsets = np.arange(samples)[:, None] * classes**2
-    counts = np.bincount((cells + offsets).ravel(), minlength=samples * classes**2)
-    return counts.reshape(samples, classes, classes)
+def _weighted_f1(counts: Classes, truth: Classes, predicted: Classes, classes: int) -> Scores:
+    """Weighted F1, [samples], of rows that come in kinds: counts is [samples, kinds], truth and predicted [kinds]."""
+    every = np.arange(classes)
+    support = counts @ (truth[:, None] == every)
+    answered = counts @ (predicted[:, None] == every)
+    hits = counts @ ((truth == predicted)[:, None] & (truth[:, None] == every))
+    f1 = 2 * hits / np.maximum(support + answered, 1)
+    weighted: Scores = (f1 * support).sum(axis=1) / support.sum(axis=1)
+    return weighted

@@ -10,12 +10,12 @@ Words: a dim of -1 is open; dims in a configuration leave the batch axis out whe
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tldeploy.environment import usable_cores
 from tldeploy.errors import ArtifactError
 from tldeploy.recipe import Deploy
 
@@ -170,7 +170,7 @@ def _instances(config: ModelConfig, settings: Deploy) -> None:
 def _threads(config: ModelConfig, settings: Deploy) -> None:
     """Several instances share the cores; a single one is left to onnxruntime's default, all of them."""
     if settings.instances > 1:
-        threads = max(1, (os.cpu_count() or 1) // settings.instances)
+        threads = max(1, usable_cores() // settings.instances)
         config.parameters["intra_op_thread_count"].string_value = str(threads)
 
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tldeploy.artifacts import write_file
-from tldeploy.errors import storage_errors
+from tldeploy.errors import StorageError, storage_errors
 from tldeploy.triton.locks import locked
 
 CONFIG_FILE = "config.pbtxt"
@@ -41,10 +41,19 @@ def begin(repository: Path) -> Iterator[Path]:
         _apply(repository)
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
+        _refuse_another_disk(staging, repository)
         try:
             yield staging
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def _refuse_another_disk(staging: Path, repository: Path) -> None:
+    """A rename between file systems is a copy, and a copy can be cut off."""
+    if repository.is_dir() and repository.stat().st_dev != staging.stat().st_dev:
+        staging.rmdir()
+        found = "it is a mount point: what is built beside it cannot be renamed into it"
+        raise StorageError(f"publish to {repository}", found, "publish to a folder inside that mount")
 
 
 def commit(repository: Path, models: Sequence[str], keep: Sequence[int]) -> None:

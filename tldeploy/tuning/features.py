@@ -55,7 +55,7 @@ class FeatureCache:
         self, network: TextNetwork, encoder: TextEncoder, texts: Sequence[str], split: str
     ) -> NDArray[np.float32]:
         """float32 [texts, features]: read, or computed and kept."""
-        key = fingerprint([self.weights, network.pooling, encoder.settings, list(texts)])
+        key = fingerprint([self.weights, network.pooling, encoder.token_ids(texts)])
         file = self.folder / f"features-{key[:32]}.npy"
         if file.exists():
             stored: NDArray[np.float32] = np.load(file, allow_pickle=False)
