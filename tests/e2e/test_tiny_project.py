@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny_project import write_project
+from tests.tiny_project import FETCH, write_index, write_project
 from tldeploy import artifacts, pipeline
 from tldeploy.errors import ArtifactError, DataError, StorageError
 
@@ -77,7 +77,7 @@ INTERRUPTIONS = [
     ("export: graphs", signal.SIGINT, []),
     ("export: variants", signal.SIGTERM, ["tune"]),
     ("deploy: ", signal.SIGINT, ["tune"]),
-    ("bench: one request", signal.SIGINT, ["tune", "export", "deploy"]),
+    ("bench: one request", signal.SIGINT, ["tune", "export"]),
 ]
 
 
@@ -91,6 +91,20 @@ def test_a_run_interrupted_in_every_stage_goes_on_from_the_last_finished_one(tmp
         assert [path.name for path in folder.iterdir() if ".writing-" in path.name] == []
         assert [stage for stage in ("tune", "export", "deploy") if f"{stage}: unchanged, kept" in said] == finished
     assert [outcome.skipped for outcome in pipeline.run(folder)] == [True, True, True, False]
+
+
+def test_an_interrupted_fetch_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_project(tmp_path / "tiny")
+    write_index(tmp_path / "index", monkeypatch)
+    with (folder / "recipe.yaml").open("a") as recipe:
+        recipe.write(FETCH)
+    before = sorted(path.name for path in folder.iterdir())
+    code, said = interrupted(folder, "fetch: ", signal.SIGINT)
+    assert (code, "Traceback" in said) == (130, False)
+    assert sorted(path.name for path in folder.iterdir()) == before
+    fetched = pipeline.fetch(folder)
+    assert fetched is not None
+    assert list(fetched.manifest.files) == ["deep/rows.csv"]
 
 
 def interrupted(folder: Path, until: str, stop: signal.Signals) -> tuple[int, str]:
