@@ -22,6 +22,8 @@ from tldeploy.tasks import load_task
 from tldeploy.triton.repository import publish
 from tldeploy.triton.server import Server
 
+pytestmark = pytest.mark.timeout(1800)  # it trains a real network, on whatever machine this is
+
 ROOT = Path(__file__).parent.parent.parent
 NAME = "review-sentiment"
 
