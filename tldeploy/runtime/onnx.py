@@ -16,17 +16,16 @@ if TYPE_CHECKING:
 
 
 class OnnxRunner:
-    """A Runner over one variant. threads: within an operator; all usable cores by default."""
+    """A Runner over one variant, on all usable cores."""
 
     def __init__(
         self,
         model: Path,
         task: TextClassification,
         provider: Provider = "CPUExecutionProvider",
-        threads: int | None = None,
     ) -> None:
         self.name = f"onnxruntime {model.stem}"
-        self._session = open_session(model, provider, threads)
+        self._session = open_session(model, provider)
         self.provider = str(self._session.get_providers()[0])
         self._task = task
 

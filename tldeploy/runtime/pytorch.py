@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class TorchRunner:
-    """A Runner over a tuned artifact, fp32 on the CPU. threads: within an operator; all usable cores by default."""
+    """A Runner over a tuned artifact, fp32 on the CPU, on all usable cores."""
 
     name = "torch eager"
     provider = "PyTorch CPU, fp32"
 
-    def __init__(self, tuned: Path, task: TextClassification, threads: int | None = None) -> None:
-        torch.set_num_threads(threads or usable_cores())
+    def __init__(self, tuned: Path, task: TextClassification) -> None:
+        torch.set_num_threads(usable_cores())
         self._network = TextNetwork.load(tuned)
         self._task = task
 

@@ -14,10 +14,8 @@ if TYPE_CHECKING:
 Provider = Literal["CPUExecutionProvider", "CUDAExecutionProvider"]
 
 
-def open_session(
-    model: Path, provider: Provider = "CPUExecutionProvider", threads: int | None = None
-) -> InferenceSession:
-    """A session whose first provider is verified to be `provider`. threads: within an operator; all cores by default.
+def open_session(model: Path, provider: Provider = "CPUExecutionProvider") -> InferenceSession:
+    """A session whose first provider is verified to be `provider`; it runs on all usable cores.
 
     Raises MachineError when the provider is not to be had, instead of falling back, ArtifactError for a model that
     onnxruntime cannot read.
@@ -25,7 +23,7 @@ def open_session(
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or usable_cores()
+    options.intra_op_num_threads = usable_cores()
     options.log_severity_level = 3
     if provider != "CPUExecutionProvider":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")

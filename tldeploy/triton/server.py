@@ -281,7 +281,6 @@ def serve(
     http_port: int = HTTP_PORT,
     grpc_port: int = GRPC_PORT,
     metrics_port: int = METRICS_PORT,
-    host: str = LOOPBACK,
     log: Log | None = None,
     on_ready: Callable[[Server], None] | None = None,
 ) -> int:
@@ -293,7 +292,7 @@ def serve(
     previous = signal.signal(signal.SIGTERM, _interrupt)
     ports = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
     try:
-        with Server(repository, **ports, host=host, log=log) as server:
+        with Server(repository, **ports, log=log) as server:
             try:
                 if on_ready is not None:
                     on_ready(server)
