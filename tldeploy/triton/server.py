@@ -290,9 +290,9 @@ def serve(
     before it is ready.
     """
     previous = signal.signal(signal.SIGTERM, _interrupt)
-    ports = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
+    serving = Server(repository, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port, log=log)
     try:
-        with Server(repository, **ports, log=log) as server:
+        with serving as server:
             try:
                 if on_ready is not None:
                     on_ready(server)
