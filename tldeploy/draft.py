@@ -210,7 +210,7 @@ def _about_file(source: Source, splits: Splits) -> str:
     reason = f"{len(table.rows):,} rows with {len(table.columns)} columns{empty}."
     if not found.rows:
         return f"{reason} No text occurs twice."
-    reason += f" {found.rows:,} rows repeat the text of another"
+    reason += f" {found.rows:,} {'row repeats' if found.rows == 1 else 'rows repeat'} the text of another"
     if found.contradictions:
         reason += f"; texts that occur with different labels: {found.contradictions:,}"
     if found.leaked:

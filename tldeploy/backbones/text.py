@@ -38,12 +38,12 @@ def load_text_backbone(settings: Backbone, recipe_folder: Path) -> TextBackbone:
     quiet_transformers()
     source = _source(settings.source, recipe_folder)
     asked = f"load the backbone {settings.source}"
-    tokenizer_json = _tokenizer_json(source, settings.revision, asked)
     try:
         config = AutoConfig.from_pretrained(source, revision=settings.revision)
     except Exception as error:  # a config.json can be wrong in as many ways as there are architectures
         raise _not_loaded(asked, source, error) from error
     _check_length(settings.max_length, config, asked)
+    tokenizer_json = _tokenizer_json(source, settings.revision, asked)
     try:
         encoder = TextEncoder(tokenizer_json, settings.max_length, pad_id=getattr(config, "pad_token_id", None) or 0)
     except Exception as error:  # tokenizers raises nothing narrower
