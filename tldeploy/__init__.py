@@ -15,7 +15,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tldeploy.pipeline import bench, deploy, doctor, export, fetch, init, predict, run, serve, tune
+    from tldeploy.draft import init
+    from tldeploy.pipeline import bench, deploy, doctor, export, fetch, predict, run, serve, tune
     from tldeploy.recipe import Recipe
     from tldeploy.runtime.triton import Client
 
@@ -24,8 +25,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "Recipe": "tldeploy.recipe",
     "Client": "tldeploy.runtime.triton",
+    "init": "tldeploy.draft",
     **dict.fromkeys(
-        ("bench", "deploy", "doctor", "export", "fetch", "init", "predict", "run", "serve", "tune"), "tldeploy.pipeline"
+        ("bench", "deploy", "doctor", "export", "fetch", "predict", "run", "serve", "tune"), "tldeploy.pipeline"
     ),
 }
 __all__ = [

@@ -221,20 +221,6 @@ def doctor() -> list[Check]:
     return [*environment.checks(), home.check()]
 
 
-def init(
-    data: str | Path,
-    backbone: str | Path,
-    name: str | None = None,
-    out: str | Path | None = None,
-    text: str | None = None,
-    label: str | None = None,
-) -> Path:
-    """Look at labelled rows and write a recipe that runs; where it was written."""
-    from tldeploy import draft
-
-    return draft.init(data, backbone, name=name, out=out, text=text, label=label)
-
-
 def _loaded(recipe: RecipeLike) -> Recipe:
     return recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
 

@@ -1,20 +1,15 @@
 """The recipe: the whole job, declared in `models/<name>/recipe.yaml`, one section a stage.
 
-1. The YAML is read with the line of every value kept.
-2. Each section is validated as a frozen model; every mistake in the file is collected, not only the first.
-3. Mistakes are named in one RecipeError: line, setting, value found, what was expected, nearest right spelling.
-
-Relative paths in a recipe are relative to the recipe's folder.
+Each section is a frozen model. Whatever is wrong in a file is named in one error, see mistakes.py. Relative paths in a
+recipe are relative to its folder.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -22,13 +17,12 @@ from pydantic import (
     Field,
     PlainValidator,
     PrivateAttr,
-    ValidationError,
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 
 from tldeploy.errors import RecipeError
+from tldeploy.mistakes import validated
 
 RECIPE_FILE = "recipe.yaml"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -270,25 +264,7 @@ class Recipe(Section):
     @classmethod
     def parse(cls, text: str, path: Path) -> Recipe:
         """Validate the text of a recipe that stands, or will stand, at `path`."""
-        asked = f"use the recipe {path}"
-        try:
-            node = yaml.compose(text, Loader=_Loader)
-            values = yaml.load(text, Loader=_Loader) if node else None
-            mistakes = [(line, f"{key}: given twice, expected once") for key, line in _repeated_keys(node)]
-        except RecursionError:
-            raise RecipeError(asked, "a part of it holds itself", "take the YAML alias (*) out") from None
-        except yaml.YAMLError as error:
-            raise RecipeError(asked, f"it is not YAML: {error}", "mend the place named above") from error
-        if not isinstance(values, dict):
-            raise RecipeError(asked, "it holds no settings", "write one with `tldeploy init`")
-        try:
-            recipe = cls.model_validate(values)
-        except ValidationError as error:
-            mistakes += [_mistake(detail, node) for detail in error.errors()]
-        if mistakes:
-            lines = "\n".join(f"  line {line}: {mistake}" for line, mistake in sorted(mistakes))
-            found = f"{len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}\n{lines}"
-            raise RecipeError(asked, found, "mend each line named above; `tldeploy init --help` shows a whole recipe")
+        recipe = validated(cls, text, f"use the recipe {path}")
         recipe._folder = path.parent
         return recipe
 
@@ -304,100 +280,3 @@ class Recipe(Section):
     def section(self, *names: str) -> dict[str, Any]:
         """Some sections as JSON, for fingerprints."""
         return self.model_dump(mode="json", include=set(names))
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader in which only true and false are booleans: class names such as `no` and `off` stay text."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), list("tf"))
-
-_EXPECTED = {
-    "int_parsing": "a whole number",
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "float_parsing": "a number",
-    "float_type": "a number",
-    "string_type": "a text",
-    "list_type": "a list",
-    "dict_type": "settings, as `name: value` lines",
-    "model_type": "settings, as `name: value` lines",
-    "model_attributes_type": "settings, as `name: value` lines",
-}
-
-
-def _mistake(detail: ErrorDetails, root: yaml.Node | None) -> tuple[int, str]:
-    """The line of one pydantic error, and what it says of the setting there."""
-    place, kind, found = detail["loc"], detail["type"], detail["input"]
-    line = _line_of(root, place)
-    setting = ".".join(str(part) for part in place) or "the recipe"
-    if kind == "extra_forbidden":
-        return line, f"{setting}: unknown setting, found {found!r}{_nearest(str(place[-1]), _fields(place[:-1]))}"
-    if kind == "missing":
-        return line, f"{setting}: missing, expected a value"
-    if kind == "value_error":
-        return line, f"{setting}: {detail['ctx']['error']}"
-    if kind == "literal_error":
-        allowed = re.findall(r"'([^']*)'", str(detail["ctx"]["expected"]))
-        return line, f"{setting}: found {found!r}, expected one of {', '.join(allowed)}{_nearest(str(found), allowed)}"
-    expected = _EXPECTED.get(kind) or detail["msg"].removeprefix("Input should be ").removeprefix("String should ")
-    return line, f"{setting}: found {found!r}, expected {expected}"
-
-
-def _nearest(found: str, allowed: list[str]) -> str:
-    close = difflib.get_close_matches(found, allowed, n=1, cutoff=0.5)
-    return f"; did you mean `{close[0]}`?" if close else ""
-
-
-def _fields(place: tuple[int | str, ...]) -> list[str]:
-    """The settings that the section at `place` knows."""
-    model: type[BaseModel] = Recipe
-    for part in place:
-        if isinstance(part, str) and part in model.model_fields:
-            found = _section_in(model.model_fields[part].annotation)
-            if found is None:
-                return []
-            model = found
-    return list(model.model_fields)
-
-
-def _section_in(annotation: Any) -> type[Section] | None:
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return annotation
-    return next((found for part in get_args(annotation) if (found := _section_in(part))), None)
-
-
-def _line_of(node: yaml.Node | None, place: tuple[int | str, ...]) -> int:
-    """The line (from 1) of the deepest part of `place` that the file has."""
-    line = node.start_mark.line + 1 if node else 1
-    for part in place:
-        if isinstance(node, yaml.MappingNode):
-            match = next(((key, value) for key, value in node.value if key.value == part), None)
-            if match is None:
-                return line
-            line, node = match[0].start_mark.line + 1, match[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-    return line
-
-
-def _repeated_keys(node: yaml.Node | None, place: str = "") -> list[tuple[str, int]]:
-    """YAML lets a later key silently win; here both are named."""
-    if isinstance(node, yaml.SequenceNode):
-        return [found for part in node.value for found in _repeated_keys(part, place)]
-    if not isinstance(node, yaml.MappingNode):
-        return []
-    seen: set[str] = set()
-    repeated = []
-    for key, value in node.value:
-        setting = f"{place}.{key.value}" if place else str(key.value)
-        if key.value in seen:
-            repeated.append((setting, key.start_mark.line + 1))
-        seen.add(key.value)
-        repeated += _repeated_keys(value, setting)
-    return repeated

@@ -27,9 +27,9 @@ def command(
       tldeploy init --data reviews.csv --backbone bert-base-uncased
       tldeploy init --data tickets.jsonl --backbone ./minilm --name tickets --text body --label queue
     """
-    from tldeploy import pipeline
+    from tldeploy import draft
 
-    recipe = pipeline.init(data, backbone, name=name, out=out, text=text, label=label)
+    recipe = draft.init(data, backbone, name=name, out=out, text=text, label=label)
     if as_json:
         print_json({"recipe": str(recipe)})
     else:
