@@ -68,7 +68,7 @@ def test_every_setting_has_a_comment_above_it(here: Path) -> None:
     lines = draft.init("reviews.csv", HUB_ID).read_text(encoding="utf-8").splitlines()
     settings = [number for number, line in enumerate(lines) if ":" in line and not line.lstrip().startswith("#")]
     bare = [lines[n] for n in settings if not lines[n - 1].lstrip().startswith("#")]
-    assert bare == ["data:", "backbone:", "tune:"]
+    assert bare == ["data:", "backbone:", "tune:", "export:", "deploy:"]
 
 
 STARS = ["review|stars|verified"] + [f"text number {i} of many; good, or not|{i % 5 + 1}|yes" for i in range(100)]
@@ -227,7 +227,7 @@ HALF = [json.dumps({"text": f"cut off {i} \ud83d", "label": i % 2}) for i in ran
         ("rows.csv", "\n".join(ROWS), {"backbone": "no/such/folder"}, UsageError, "no name that the hub could have"),
         ("rows.csv", "\n".join(ROWS), {"backbone": "."}, ArtifactError, "its config.json cannot be read"),
         ("数据.csv", "\n".join(ROWS), {}, UsageError, "give a name with --name"),
-        ("rows.csv", "\n".join([*ROWS, "more,"]), {}, DataError, "1 rows have no 'label', the first on line 22"),
+        ("rows.csv", "\n".join([*ROWS, "more,"]), {}, DataError, "rows without a 'label': 1, the first on line 22"),
         ("rows.csv", "\n".join([*ROWS, "more"]), {}, DataError, "line 22 has 1 cells"),
         ("rows.csv", "\n".join(ROWS).replace(",b", ",a"), {}, DataError, "'label' (1 value)"),
         ("rows.csv", "\n".join(ROWS).replace(",b", ",a"), {"label": "label"}, DataError, "all rows have the label 'a'"),

@@ -26,7 +26,7 @@ from tldeploy.artifacts import Choice, write_file
 from tldeploy.data.profile import Lengths, Source, cut_into_bins, find_label, find_text, open_table, repeats
 from tldeploy.data.rows import Splits, split_rows
 from tldeploy.errors import ArtifactError, UsageError, storage_errors
-from tldeploy.recipe import NAME, RECIPE_FILE, Data, Recipe
+from tldeploy.recipe import NAME, RECIPE_FILE, Data, Deploy, Export, Recipe
 from tldeploy.tasks.encoding import TextEncoder
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
@@ -268,8 +268,14 @@ def _tune(encoder: _Encoder, splits: Splits) -> list[Choice]:
 
 
 def _serve(folder: Path, splits: Splits) -> Iterable[Choice]:
-    """Only where the defaults do not fit."""
-    if folder.resolve().parent.name != "models":
+    """The budget of the export, where it is published, and how many rows are measured if not all."""
+    reason = "points of weighted F1 that a faster graph may lose on the validation rows before it is refused."
+    yield Choice(about="export.max_drop", value=Export().max_drop, reason=reason)
+    if folder.resolve().parent.name == "models":
+        shared = Deploy().repository
+        reason = "the repository that the server reads; all models of this project share it."
+        yield Choice(about="deploy.repository", value=shared, reason=reason)
+    else:
         reason = "the repository that the server reads, beside this file."
         yield Choice(about="deploy.repository", value="triton_repo", reason=reason)
     if len(splits.test) > BENCH_ROWS:

@@ -275,7 +275,8 @@ class Recipe(Section):
 
     def path(self, relative: str) -> Path:
         """A path of the recipe, from the folder that the recipe lies in."""
-        return self.folder / relative
+        path = self.folder / relative
+        return path.resolve() if ".." in path.parts else path
 
     def section(self, *names: str) -> dict[str, Any]:
         """Some sections as JSON, for fingerprints."""

@@ -10,7 +10,7 @@ from jsonschema import Draft202012Validator
 
 from tests.benchmarking.conftest import HOSTILE, Job
 from tests.benchmarking.job import HASHES
-from tldeploy.benchmarking.report import headline, milliseconds, render_table
+from tldeploy.benchmarking.report import headline, milliseconds, render_table, weakest_class
 
 SCHEMA: dict[str, Any] = json.loads(
     files("tldeploy.benchmarking").joinpath("report.schema.json").read_text(encoding="utf-8")
@@ -91,11 +91,23 @@ def test_the_headline_says_the_result_in_words(job: Job) -> None:
     report["engines"][2]["metric"] |= {"value": 0.7821, "low": 0.7604, "high": 0.8}
     assert headline(report) == (
         "int8-dynamic, served by Triton over HTTP: weighted F1 0.782 [0.760, 0.800], p50 4.12 ms, "
-        "2.4 times as fast as PyTorch"
+        "2.4 [2.3, 2.6] times as fast as PyTorch"
     )
     report["reported"]["engine"] = "torch eager"
     assert headline(report).startswith("torch eager: weighted F1 1.000")
     assert "PyTorch" not in headline(report)
+
+
+def test_the_weakest_class_is_named(job: Job) -> None:
+    report = copy.deepcopy(job.report)
+    report["reported"]["classes"][1] |= {
+        "label": "neutral",
+        "f1": 0.3,
+        "precision": 0.5,
+        "recall": 0.2,
+        "support": 1140,
+    }
+    assert weakest_class(report) == "weakest class: neutral, F1 0.300, precision 0.500, recall 0.200, of 1,140 rows"
 
 
 def test_without_torch_there_is_no_speedup(job: Job) -> None:

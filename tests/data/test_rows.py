@@ -93,7 +93,7 @@ def test_rows_without_a_text_are_counted_and_left_out(tmp_path: Path) -> None:
         ([f"text {i},{'ab'[i % 2]}" for i in range(20)] + ["rare,c"], "fewer than 4 rows: 'c' (1)"),
         (
             [f"text {i},{'ab'[i % 2]}" for i in range(20)] + ["unlabelled,"],
-            "1 rows have no 'label', the first on line 22",
+            "rows without a 'label': 1, the first on line 22",
         ),
         ([",a", ",b"], "every 'text' cell is empty"),
         ([f"text {i},{'ab'[i % 2]}" for i in range(20)] + ['x,"c\nd"'], "holds a line break"),

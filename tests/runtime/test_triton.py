@@ -136,6 +136,13 @@ def test_a_lone_surrogate_is_refused_before_it_is_sent(client: Client) -> None:
         client.predict(["bad \ud800"])
 
 
+@pytest.mark.parametrize("rows", ["a single text", b"bytes", [None], [["nested"]], [b"bytes"]])
+def test_what_is_no_list_of_texts_is_a_mistake(client: Client, rows: Any) -> None:
+    for ask in (client.predict, client.classify):
+        with pytest.raises(UsageError, match="give a list of texts"):
+            ask(rows)
+
+
 def test_no_rows_is_a_mistake(client: Client) -> None:
     with pytest.raises(UsageError, match="there are no rows"):
         client.predict([])

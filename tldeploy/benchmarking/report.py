@@ -146,6 +146,12 @@ def _chosen(exported: Manifest) -> dict[str, Any]:
     return {"variant": chosen, "reasons": reasons}
 
 
+HOW_TO_READ = (
+    "rows/s @4: with 4 clients, each asking again as soon as it is answered. x torch: the median over rows of the\n"
+    "ratio on the same row, so not the quotient of the p50 columns."
+)
+
+
 def headline(report: Report) -> str:
     """The result in one sentence: what answers, how well, how fast."""
     engine = reported(report)
@@ -158,8 +164,17 @@ def headline(report: Report) -> str:
         f"p50 {milliseconds(engine['p50_ms'])} ms",
     ]
     if gain and engine["name"] != REFERENCE:
-        said.append(f"{gain['value']:.1f} times as fast as PyTorch")
+        said.append(f"{gain['value']:.1f} [{gain['low']:.1f}, {gain['high']:.1f}] times as fast as PyTorch")
     return ", ".join(said)
+
+
+def weakest_class(report: Report) -> str:
+    """The class that is answered worst, which a metric over all classes can hide."""
+    found = min(report["reported"]["classes"], key=lambda entry: entry["f1"])
+    return (
+        f"weakest class: {found['label']}, F1 {found['f1']:.3f}, precision {found['precision']:.3f}, "
+        f"recall {found['recall']:.3f}, of {found['support']:,} rows"
+    )
 
 
 def reported(report: Report) -> dict[str, Any]:

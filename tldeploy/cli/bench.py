@@ -23,12 +23,12 @@ def command(recipe: str, force: bool, as_json: bool) -> None:
       tldeploy bench models/review-sentiment --force --json | tail -n 1
     """
     from tldeploy import pipeline
-    from tldeploy.benchmarking.report import headline, render_table
+    from tldeploy.benchmarking.report import HOW_TO_READ, headline, render_table, weakest_class
 
     outcome = pipeline.bench(recipe, force)
     report = pipeline.report(outcome)
     if as_json:
         show.print_json({"engines": report["engines"], "chosen": report["chosen"], "skipped": outcome.skipped})
     else:
-        print(f"{render_table(report)}\n\n{headline(report)}")
+        print(f"{render_table(report)}\n{HOW_TO_READ}\n\n{headline(report)}\n{weakest_class(report)}")
         print(f"report: {outcome.folder.parent / 'report.html'}")

@@ -23,7 +23,7 @@ def command(recipe: str, force: bool, as_json: bool) -> None:
       tldeploy run models/review-sentiment --force
     """
     from tldeploy import pipeline
-    from tldeploy.benchmarking.report import headline, render_table
+    from tldeploy.benchmarking.report import HOW_TO_READ, headline, render_table, weakest_class
 
     outcomes = {outcome.stage: outcome for outcome in pipeline.run(recipe, force)}
     bench = outcomes["bench"]
@@ -33,7 +33,7 @@ def command(recipe: str, force: bool, as_json: bool) -> None:
         stages = [show.outcome_json(outcome) for outcome in outcomes.values()]
         show.print_json({"stages": stages, "chosen": report["chosen"], "report": str(page)})
         return
-    print(f"\n{show.methods(outcomes['tune'])}\n\n{show.scorecard(outcomes['export'])}\n\n{render_table(report)}\n")
-    print(headline(report))
+    print(f"\n{show.methods(outcomes['tune'])}\n\n{show.scorecard(outcomes['export'])}\n\n{render_table(report)}")
+    print(f"{HOW_TO_READ}\n\n{headline(report)}\n{weakest_class(report)}")
     print(f"report: {page}")
     print(f"next: tldeploy serve {outcomes['deploy'].folder.parent.parent}")

@@ -31,7 +31,10 @@ def command(repository: str, http_port: int, grpc_port: int, metrics_port: int, 
       tldeploy serve triton_repo
       tldeploy serve triton_repo --http-port 9000 --grpc-port 9001 --metrics-port 9002
     """
-    from tldeploy import pipeline
+    from tldeploy import environment, pipeline
+
+    if not environment.describe()["gpus"]:
+        say("no NVIDIA GPU here: what the server says of CUDA below is harmless")
 
     def on_ready(server: Server) -> None:
         models = [f"{published.name} (version {published.version})" for published in server.published]

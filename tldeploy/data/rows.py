@@ -101,10 +101,10 @@ def _read(data: Data, path: Path) -> _Labelled:
     full = [index for index, text in enumerate(texts) if text.strip()]
     if not full:
         raise DataError(f"learn from {path}", f"every {data.text!r} cell is empty", "set data.text to the text column")
-    labels = _cut_into_bins(table, cells, data.bins) if data.bins else [cell.strip() for cell in cells]
-    if empty := [table.lines[i] for i in full if not labels[i]]:
-        found = f"{len(empty)} rows have no {data.label!r}, the first on line {empty[0]}"
+    if empty := [table.lines[i] for i in full if not cells[i].strip()]:
+        found = f"rows without a {data.label!r}: {len(empty)}, the first on line {empty[0]}"
         raise DataError(f"learn from {path}", found, "label those rows or take them out")
+    labels = _cut_into_bins(table, cells, data.bins) if data.bins else [cell.strip() for cell in cells]
     if unprintable := [(table.lines[i], labels[i]) for i in full if not labels[i].isprintable()]:
         line, label = unprintable[0]
         found = f"the label {label!r} on line {line} holds a line break or another control character"

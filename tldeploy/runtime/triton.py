@@ -81,16 +81,26 @@ class Client:
 
     def predict(self, rows: Sequence[str]) -> NDArray[np.float32]:
         """float32 [rows, classes]; asked for in parts of the model's max_batch_size, one after the other."""
-        if not rows:
-            raise UsageError(f"call {self.model!r}", "there are no rows", "give at least one text")
+        self._check_rows(rows)
         parts = [self._ask(part, 0) for part in self._parts(rows)]
         return np.concatenate(parts).astype(np.float32, copy=False)
 
     def classify(self, rows: Sequence[str], top: int = 1) -> list[list[Classification]]:
         """The `top` most probable labels of each row, best first."""
+        self._check_rows(rows)
         answers = [_classification(cell) for part in self._parts(rows) for cell in self._ask(part, top).reshape(-1)]
         each = len(answers) // max(len(rows), 1)
         return [answers[start : start + each] for start in range(0, len(answers), each)] if each else []
+
+    def _check_rows(self, rows: Sequence[str]) -> None:
+        """Refuse what is no list of texts; a single text is a sequence too, of one text for each character."""
+        asked, fix = f"call {self.model!r}", 'give a list of texts, such as ["Great camera"]'
+        if isinstance(rows, str | bytes):
+            raise UsageError(asked, "the rows are a single text, not a list", fix)
+        if not rows:
+            raise UsageError(asked, "there are no rows", fix)
+        if wrong := [row for row in rows if not isinstance(row, str)]:
+            raise UsageError(asked, f"a row is of type {type(wrong[0]).__name__}, not a text", fix)
 
     def close(self) -> None:
         """Close the connections of all threads."""

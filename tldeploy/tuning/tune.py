@@ -21,6 +21,7 @@ from tldeploy import artifacts, environment
 from tldeploy.artifacts import Choice, Manifest
 from tldeploy.backbones.network import TextNetwork
 from tldeploy.backbones.text import TextBackbone, load_text_backbone
+from tldeploy.data.profile import repeats
 from tldeploy.data.rows import Rows, Splits, split_rows
 from tldeploy.progress import say
 from tldeploy.recipe import Method, Recipe, Tune
@@ -136,7 +137,12 @@ def _choose(settings: Tune, measured: dict[str, dict[str, Any]], metric: str) ->
 
 
 def _about_rows(splits: Splits) -> list[Choice]:
-    if not splits.without_text:
-        return []
-    reason = "their text is empty, so there is nothing to learn from them"
-    return [Choice(about="rows left out", value=splits.without_text, reason=reason)]
+    """What the data has in it that the figures must be read with."""
+    found = []
+    if splits.without_text:
+        reason = "their text is empty, so there is nothing to learn from them"
+        found.append(Choice(about="rows left out", value=splits.without_text, reason=reason))
+    if leaked := repeats(splits).leaked:
+        reason = "their text occurs in the rows that are learnt from too, which flatters the held-out figures"
+        found.append(Choice(about="held-out rows that are not new", value=leaked, reason=reason))
+    return found
