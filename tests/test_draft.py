@@ -120,7 +120,7 @@ def test_the_encoding_is_found_and_said(encoding: str, found: str) -> None:
     recipe, splits, text = drafted(draft.init(put("rows.csv", lines, encoding), HUB_ID))
     assert recipe.data.encoding == found
     assert ("the file is not UTF-8" in text) == (found != "utf-8")
-    assert all(row.startswith("Das Café “Köln” ist gut") for row in splits.train.texts)
+    assert all(row.startswith("Das Café “Köln” ist gut") for row in splits.train.inputs)
 
 
 def test_what_cp1252_lacks_is_read_as_latin_1() -> None:

@@ -206,7 +206,7 @@ def _balance(splits: Splits) -> str:
 
 def _about_file(source: Source, splits: Splits) -> str:
     table, found = source.table, repeats(splits)
-    empty = f", of which {splits.without_text:,} have no text and are left out" if splits.without_text else ""
+    empty = f", of which {len(splits.left_out):,} have no text and are left out" if splits.left_out else ""
     reason = f"{len(table.rows):,} rows with {len(table.columns)} columns{empty}."
     if not found.rows:
         return f"{reason} No text occurs twice."
@@ -220,7 +220,7 @@ def _about_file(source: Source, splits: Splits) -> str:
 
 def _backbone(encoder: _Encoder, splits: Splits) -> list[Choice]:
     where = "a folder on this machine." if encoder.is_local else "a name on the hub; loaded at the first run."
-    texts = [*splits.train.texts, *splits.validation.texts, *splits.test.texts]
+    texts = [*splits.train.inputs, *splits.validation.inputs, *splits.test.inputs]
     step = -(-len(texts) // MEASURED_TEXTS)  # evenly, because files are often sorted
     if encoder.encoder:
         unit, lengths = "tokens", [len(ids) for ids in encoder.encoder.token_ids(texts[::step])]

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.tiny_project import write_backbone
-from tldeploy.backbones.network import TextNetwork
+from tldeploy.backbones.network import TextNetwork, load_network
 from tldeploy.backbones.text import load_text_backbone
 from tldeploy.errors import ArtifactError, RecipeError, TldeployError
 from tldeploy.recipe import Backbone
@@ -102,7 +102,7 @@ def test_a_network_survives_a_round_trip_and_padding_does_not_change_it(folder: 
     network = TextNetwork(backbone.model, settings.pooling, classes=3, dropout=0.5).eval()
     (folder.parent / "tuned").mkdir()
     network.save(folder.parent / "tuned")
-    again = TextNetwork.load(folder.parent / "tuned")
+    again = load_network(folder.parent / "tuned")
     batch = {name: torch.from_numpy(values) for name, values in backbone.encoder.encode(["great", "the " * 20]).items()}
     alone = {name: torch.from_numpy(values) for name, values in backbone.encoder.encode(["great"]).items()}
     with torch.inference_mode():

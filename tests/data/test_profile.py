@@ -119,7 +119,7 @@ def test_every_number_lies_in_one_bin_and_there_are_two_or_more(numbers: list[fl
 
 def test_repeats_contradictions_and_leaks_are_counted() -> None:
     train, validation = Rows(["a", "b", "a"], np.array([0, 0, 1])), Rows(["c"], np.array([1]))
-    splits = Splits(["x", "y"], train, validation, Rows(["b", "c", "d"], np.array([0, 1, 1])), without_text=0)
+    splits = Splits(["x", "y"], train, validation, Rows(["b", "c", "d"], np.array([0, 1, 1])), left_out=[])
     assert repeats(splits) == Repeats(rows=3, contradictions=1, leaked=2)
 
 

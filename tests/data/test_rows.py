@@ -32,19 +32,19 @@ def test_splits_are_stratified_disjoint_and_the_same_every_time(tmp_path: Path) 
     assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [120, 30, 150]
     for part in (splits.train, splits.validation, splits.test):
         assert np.bincount(part.classes).tolist() == [len(part) // 3] * 3
-    every = Counter(splits.train.texts + splits.validation.texts + splits.test.texts)
+    every = Counter(splits.train.inputs + splits.validation.inputs + splits.test.inputs)
     assert sum(every.values()) == 300
     again = split_rows(data, tmp_path)
-    assert again.test.texts == splits.test.texts
+    assert again.test.inputs == splits.test.inputs
     other = split_rows(data.model_copy(update={"seed": 1}), tmp_path)
-    assert other.test.texts != splits.test.texts
+    assert other.test.inputs != splits.test.inputs
 
 
 def test_a_test_file_of_its_own_is_used_whole(tmp_path: Path) -> None:
     write_reviews(tmp_path / "rows.csv", 60)
     table(tmp_path, ["x,positive", "y,negative"], "test.csv")
     splits = split_rows(Data(file="rows.csv", test="test.csv", validation=0.2), tmp_path)
-    assert (splits.test.texts, splits.test.classes.tolist()) == (["x", "y"], [2, 0])
+    assert (splits.test.inputs, splits.test.classes.tolist()) == (["x", "y"], [2, 0])
     assert len(splits.train) + len(splits.validation) == 60
 
 
@@ -82,7 +82,7 @@ def test_bins_that_do_not_hold_a_number_once_are_refused(
 def test_rows_without_a_text_are_counted_and_left_out(tmp_path: Path) -> None:
     table(tmp_path, [f"text {i},{'ab'[i % 2]}" for i in range(40)] + [",a", '" ",b'])
     splits = split_rows(Data(file="rows.csv"), tmp_path)
-    assert splits.without_text == 2
+    assert len(splits.left_out) == 2
     assert sum(len(part) for part in (splits.train, splits.validation, splits.test)) == 40
 
 
@@ -115,4 +115,4 @@ def test_rows_survive_a_round_trip(tmp_path: Path) -> None:
     rows = Rows(["plain", "two\nlines", "😀 \u2028 \0"], np.array([0, 1, 0]))
     rows.save(tmp_path / "rows.jsonl")
     back = Rows.load(tmp_path / "rows.jsonl")
-    assert (back.texts, back.classes.tolist()) == (rows.texts, [0, 1, 0])
+    assert (back.inputs, back.classes.tolist()) == (rows.inputs, [0, 1, 0])

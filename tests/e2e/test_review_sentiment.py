@@ -111,11 +111,11 @@ def test_int8_served_by_triton_equals_onnxruntime_on_every_held_out_row_and_is_a
     task = load_task(manifest.task, int8, manifest.labels)
     rows = Rows.load(job / "tuned" / "test.jsonl")
     runner = OnnxRunner(int8 / "int8-dynamic.onnx", task)
-    expected = np.concatenate([runner.predict([text]) for text in rows.texts])
+    expected = np.concatenate([runner.predict([text]) for text in rows.inputs])
     url = server.http_url if protocol == "http" else server.grpc_url
     with Client(url=url, model=NAME, protocol=protocol) as client:
-        served = np.concatenate([client.predict([text]) for text in rows.texts])
-        labels = [client.classify([text])[0][0].label for text in rows.texts]
+        served = np.concatenate([client.predict([text]) for text in rows.inputs])
+        labels = [client.classify([text])[0][0].label for text in rows.inputs]
     assert len(served) == 1854
     np.testing.assert_array_equal(task.decode(served), task.decode(expected))
     np.testing.assert_allclose(served, expected, atol=1e-6)

@@ -1,14 +1,17 @@
-"""The network that is tuned, exported and served: a pretrained encoder, pooling, and one linear head.
+"""The network that is tuned, exported and served: a pretrained backbone, pooling, and one linear head.
 
 On disk: `backbone/` as transformers writes it (AutoModel.from_pretrained reads it), `head.safetensors` with `weight`
-[classes, features] and `bias` [classes], and `network.json` with the pooling. So other tools can read all of it.
+[classes, features] and `bias` [classes], and `network.json` with the rest. So other tools can read all of it.
 """
 
 from __future__ import annotations
 
+import copy
 import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -23,43 +26,129 @@ Pooling = Literal["mean", "cls"]
 BACKBONE, HEAD, SETTINGS = "backbone", "head.safetensors", "network.json"
 
 
-class TextNetwork(nn.Module):
-    """input_ids and attention_mask, int64 [batch, sequence], to logits, float32 [batch, classes]."""
+class Network(nn.Module, ABC):
+    """A task's inputs to logits, float32 [batch, classes].
 
-    def __init__(self, backbone: PreTrainedModel, pooling: Pooling, classes: int, dropout: float = 0.0) -> None:
+    temperature: what logits are divided by before the softmax, so that probabilities say how often they are right.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, backbone: PreTrainedModel, features: int, classes: int, dropout: float) -> None:
         super().__init__()
         self.backbone = backbone
-        self.pooling: Pooling = pooling
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(int(backbone.config.hidden_size), classes)
+        self.head = nn.Linear(features, classes)
+        self.temperature = 1.0
 
-    def features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """The pooled vector of each text, float32 [batch, features]."""
-        hidden: Tensor = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        if self.pooling == "cls":
-            return hidden[:, 0]
-        mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
-        return (hidden * mask).sum(dim=1) / mask.sum(dim=1)
+    @property
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """What the constructor needs besides the backbone and the head, as JSON."""
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.dropout(self.features(input_ids, attention_mask)))
+    @abstractmethod
+    def features(self, **inputs: Tensor) -> Tensor:
+        """The backbone's vector of each row, float32 [batch, features]."""
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.dropout(self.features(**inputs)))
         return logits
+
+    def probabilities(self, **inputs: Tensor) -> Tensor:
+        """What is served, float32 [batch, classes]."""
+        return torch.softmax(self(**inputs) / self.temperature, dim=-1)
+
+    def fresh_copy(self, seed: int) -> Network:
+        """The same pretrained backbone under a new random head; the seed fixes the head."""
+        twin = copy.deepcopy(self)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            twin.head.reset_parameters()
+        return twin
 
     def save(self, folder: Path) -> None:
         quiet_transformers()
         self.backbone.save_pretrained(folder / BACKBONE)
         save_file({"weight": self.head.weight.detach(), "bias": self.head.bias.detach()}, folder / HEAD)
-        (folder / SETTINGS).write_text(json.dumps({"pooling": self.pooling}) + "\n", encoding="utf-8")
+        settings = {"kind": self.kind, "temperature": self.temperature, **self.settings}
+        (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
-    @classmethod
-    def load(cls, folder: Path) -> TextNetwork:
-        """Read what `save` wrote, in evaluation mode."""
-        from transformers import AutoModel
 
-        quiet_transformers()
-        head = load_file(folder / HEAD)
-        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        backbone = AutoModel.from_pretrained(folder / BACKBONE, use_safetensors=True, dtype=torch.float32)
-        network = cls(backbone, settings["pooling"], classes=len(head["bias"]))
-        network.head.load_state_dict(head)
-        return network.eval()
+class TextNetwork(Network):
+    """input_ids and attention_mask, int64 [batch, sequence] each."""
+
+    kind = "text"
+
+    def __init__(self, backbone: PreTrainedModel, pooling: Pooling, classes: int, dropout: float = 0.0) -> None:
+        super().__init__(backbone, int(backbone.config.hidden_size), classes, dropout)
+        self.pooling: Pooling = pooling
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"pooling": self.pooling}
+
+    def features(self, **inputs: Tensor) -> Tensor:
+        hidden: Tensor = self.backbone(**inputs).last_hidden_state
+        if self.pooling == "cls":
+            return hidden[:, 0]
+        mask = inputs["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+        return (hidden * mask).sum(dim=1) / mask.sum(dim=1)
+
+
+class ImageNetwork(Network):
+    """pixels, uint8 [batch, height, width, 3], RGB: bringing them to what the backbone knows is part of the network.
+
+    normalisation: mean and std of each channel, `rescale_factor` from 0 … 255, and `channels` in the backbone's order.
+    """
+
+    kind = "image"
+
+    def __init__(
+        self, backbone: PreTrainedModel, normalisation: Mapping[str, Any], classes: int, dropout: float = 0.0
+    ) -> None:
+        from tldeploy.backbones.images import feature_size
+
+        super().__init__(backbone, feature_size(backbone), classes, dropout)
+        self.normalisation = dict(normalisation)
+        for name in ("mean", "std"):
+            values = torch.tensor(self.normalisation[name], dtype=torch.float32).reshape(1, 3, 1, 1)
+            self.register_buffer(name, values, persistent=False)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"normalisation": self.normalisation}
+
+    def features(self, **inputs: Tensor) -> Tensor:
+        from tldeploy.backbones.images import pooled
+
+        vectors: Tensor = pooled(self.backbone, self.normalised(inputs["pixels"]))
+        return vectors
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """float32 [batch, 3, height, width], as the backbone was trained with."""
+        planes = pixels.permute(0, 3, 1, 2).to(torch.float32) * float(self.normalisation["rescale_factor"])
+        if self.normalisation["channels"] == "bgr":
+            planes = planes.flip(1)
+        scaled: Tensor = (planes - self.get_buffer("mean")) / self.get_buffer("std")
+        return scaled
+
+
+def load_network(folder: Path) -> Network:
+    """Read what `Network.save` wrote, in evaluation mode."""
+    from transformers import AutoModel
+
+    quiet_transformers()
+    head = load_file(folder / HEAD)
+    settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    if settings["kind"] == ImageNetwork.kind:
+        import tldeploy.backbones.vgg  # noqa: F401 — makes AutoModel know it
+    backbone = AutoModel.from_pretrained(folder / BACKBONE, use_safetensors=True, dtype=torch.float32)
+    classes = len(head["bias"])
+    network: Network
+    if settings["kind"] == ImageNetwork.kind:
+        network = ImageNetwork(backbone, settings["normalisation"], classes)
+    else:
+        network = TextNetwork(backbone, settings["pooling"], classes)
+    network.head.load_state_dict(head)
+    network.temperature = float(settings["temperature"])
+    return network.eval()

@@ -47,8 +47,8 @@ def bench(
     stages = [artifacts.load(tuned, "tune"), artifacts.load(exported, "export")]
     task = load_task(stages[-1].task, exported, stages[-1].labels)
     rows, about_rows = _held_out(tuned, settings.rows)
-    single = single_stream(runners, rows.texts, len(task.labels), "bench: one request at a time")
-    load = closed_loop(runners, rows.texts, settings.concurrency, settings.seconds, "bench: concurrent clients")
+    single = single_stream(runners, rows.inputs, len(task.labels), "bench: one request at a time")
+    load = closed_loop(runners, rows.inputs, settings.concurrency, settings.seconds, "bench: concurrent clients")
     speaks_for = reported_engine(single.engines, stages[-1].details["chosen"])
     reason = "what a person would be served by, of the engines that were run"
     own = [about_rows, Choice(about="reported engine", value=speaks_for, reason=reason)]

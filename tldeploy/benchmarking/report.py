@@ -20,8 +20,8 @@ from tldeploy.artifacts import Choice, Manifest
 from tldeploy.measuring.scenarios import ClosedLoop, SingleStream
 from tldeploy.measuring.statistics import quantiles, speedup
 from tldeploy.tables import aligned
+from tldeploy.tasks.classification import Classification
 from tldeploy.tasks.metrics import Classes, confusion
-from tldeploy.tasks.text_classification import TextClassification
 
 Report = dict[str, Any]
 
@@ -43,7 +43,7 @@ class Measured:
 
 def build_report(
     name: str,
-    task: TextClassification,
+    task: Classification,
     measured: Measured,
     *,
     stages: Sequence[Manifest],
@@ -87,7 +87,7 @@ def reported_engine(engines: Sequence[str], chosen: str) -> str:
     return next((engine for engine in wanted if engine in engines), engines[-1])
 
 
-def _engine(index: int, task: TextClassification, measured: Measured, predicted: dict[str, Classes]) -> dict[str, Any]:
+def _engine(index: int, task: Classification, measured: Measured, predicted: dict[str, Classes]) -> dict[str, Any]:
     single, load = measured.single, measured.load
     latency_ms = single.latency_ms[index]
     percentiles = dict(zip(SHARES, quantiles(latency_ms, single.block, list(SHARES.values())), strict=True))
@@ -122,7 +122,7 @@ def _percentile(load: ClosedLoop, engine: int, level: int, share: float) -> floa
     return float(np.quantile(load.latencies_ms(engine, level), share, method="inverted_cdf"))
 
 
-def _reported(engine: str, task: TextClassification, truth: Classes, predicted: dict[str, Classes]) -> dict[str, Any]:
+def _reported(engine: str, task: Classification, truth: Classes, predicted: dict[str, Classes]) -> dict[str, Any]:
     """Where one engine's answers are right and wrong: the confusion matrix (true class by predicted) and each class."""
     counts = confusion(truth, predicted[engine], len(task.labels))
     hits, support, answered = np.diagonal(counts), counts.sum(axis=1), counts.sum(axis=0)

@@ -276,11 +276,11 @@ def _plain(number: float) -> str:
 def repeats(splits: Splits) -> Repeats:
     labels = defaultdict(set)
     for part in (splits.train, splits.validation, splits.test):
-        for text, label in zip(part.texts, part.classes.tolist(), strict=True):
+        for text, label in zip(part.identities, part.classes.tolist(), strict=True):
             labels[text].add(label)
     rows = len(splits.train) + len(splits.validation) + len(splits.test)
-    learnt = {*splits.train.texts, *splits.validation.texts}
-    leaked = sum(1 for text in splits.test.texts if text in learnt)
+    learnt = {*splits.train.identities, *splits.validation.identities}
+    leaked = sum(1 for text in splits.test.identities if text in learnt)
     return Repeats(rows - len(labels), sum(1 for found in labels.values() if len(found) > 1), leaked)
 
 

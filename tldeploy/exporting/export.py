@@ -15,12 +15,12 @@ from typing import Any
 
 from tldeploy import __version__, artifacts, environment
 from tldeploy.artifacts import Choice, Manifest
-from tldeploy.backbones.network import TextNetwork
+from tldeploy.backbones.network import Network, load_network
 from tldeploy.data.rows import Rows
 from tldeploy.errors import QualityError
 from tldeploy.exporting.fusion import fuse
 from tldeploy.exporting.graph import export_graph, metadata
-from tldeploy.exporting.parity import TOLERANCE, Parity, measure_parity, parity_batches
+from tldeploy.exporting.parity import TOLERANCE, Parity, measure_parity
 from tldeploy.exporting.quantization import quantize_dynamic_int8
 from tldeploy.exporting.scorecard import GOLDEN_ROWS, REFERENCE, choose, measure_variants
 from tldeploy.progress import progress
@@ -28,7 +28,7 @@ from tldeploy.recipe import Export
 from tldeploy.runtime.onnx import OnnxRunner
 from tldeploy.runtime.pytorch import TorchRunner
 from tldeploy.tasks import load_task
-from tldeploy.tasks.text_classification import TextClassification
+from tldeploy.tasks.classification import Classification
 
 GOLDEN = "golden.json"
 
@@ -42,7 +42,7 @@ def export(settings: Export, tuned: Path, folder: Path, inputs: str) -> Manifest
     parent = artifacts.load(tuned, "tune")
     task = load_task(parent.task, tuned, parent.labels)
     rows = Rows.load(tuned / "validation.jsonl")
-    network = TextNetwork.load(tuned)
+    network = load_network(tuned)
     variants = sorted(settings.variants, key=lambda name: name != REFERENCE)
     with artifacts.writing(folder) as beside:
         files = [beside / f"{REFERENCE}.onnx"]
@@ -64,7 +64,7 @@ def export(settings: Export, tuned: Path, folder: Path, inputs: str) -> Manifest
         entries = measure_variants(files, parities, task, rows, settings.max_drop)
         choice = choose(entries)
         chosen = next(entry for entry in entries if entry.name == choice.value)
-        golden = {"rows": rows.texts[:GOLDEN_ROWS], "probabilities": chosen.golden}
+        golden = {"rows": rows.inputs[:GOLDEN_ROWS], "probabilities": chosen.golden}
         (beside / GOLDEN).write_text(json.dumps(golden, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         task.save(beside)
         manifest = Manifest(
@@ -83,24 +83,24 @@ def export(settings: Export, tuned: Path, folder: Path, inputs: str) -> Manifest
         return artifacts.seal(beside, manifest)
 
 
-def _make_fused(source: Path, target: Path, network: TextNetwork) -> dict[str, Any]:
+def _make_fused(source: Path, target: Path, network: Network) -> dict[str, Any]:
     audit = fuse(source, target, expected_attentions=int(network.backbone.config.num_hidden_layers))
     return {"fusion_audit": audit.as_json()}
 
 
-def _make_int8_dynamic(source: Path, target: Path, network: TextNetwork) -> dict[str, Any]:
+def _make_int8_dynamic(source: Path, target: Path, network: Network) -> dict[str, Any]:
     quantize_dynamic_int8(source, target)
     return {}
 
 
-_MAKE: dict[str, Callable[[Path, Path, TextNetwork], dict[str, Any]]] = {
+_MAKE: dict[str, Callable[[Path, Path, Network], dict[str, Any]]] = {
     "fused": _make_fused,
     "int8-dynamic": _make_int8_dynamic,
 }
 
 
-def _parities(tuned: Path, files: list[Path], task: TextClassification, rows: Rows) -> list[Parity]:
-    batches = parity_batches(task.encoder, rows.texts)
+def _parities(tuned: Path, files: list[Path], task: Classification, rows: Rows) -> list[Parity]:
+    batches = task.parity_batches(rows.inputs)
     reference = TorchRunner(tuned, task)
     parities = [measure_parity(reference, OnnxRunner(file, task), batches) for file in files]
     reference.close()

@@ -7,53 +7,47 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import onnx
 import torch
 from torch import Tensor, nn
 
-from tldeploy.backbones.network import TextNetwork
+from tldeploy.backbones.network import Network
 from tldeploy.errors import QualityError
-from tldeploy.tasks.text_classification import TextClassification
+from tldeploy.tasks.classification import Classification, Tensors
 
 IR_VERSION = 10  # what opset 20 came with, and what Triton's onnxruntime reads
-# An unusual batch and length, so that an axis that was baked in shows at once.
-SAMPLE_BATCH, SAMPLE_LENGTH = 3, 19
 
 
 class _Served(nn.Module):
     """The network as it is served: probabilities out, so that no client needs to know of logits."""
 
-    def __init__(self, network: TextNetwork) -> None:
+    def __init__(self, network: Network, inputs: Sequence[str]) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.inputs = network, inputs
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        return torch.softmax(self.network(input_ids, attention_mask), dim=-1)
+    def forward(self, *tensors: Tensor) -> Tensor:
+        return self.network.probabilities(**dict(zip(self.inputs, tensors, strict=True)))
 
 
-def export_graph(
-    network: TextNetwork, task: TextClassification, path: Path, opset: int, metadata: Mapping[str, str]
-) -> None:
-    """Write `network` as one ONNX file: int64 [batch, sequence] inputs, float32 [batch, classes] probabilities.
+def export_graph(network: Network, task: Classification, path: Path, opset: int, metadata: Mapping[str, str]) -> None:
+    """Write `network` as one ONNX file: the task's inputs, and float32 [batch, classes] probabilities.
 
     Raises QualityError when a dynamic axis did not survive the export.
     """
     # A wrapper is born in training mode: without eval() here, dropout would be on again.
-    served = _Served(network).eval()
-    input_ids = torch.arange(5, 5 + SAMPLE_BATCH * SAMPLE_LENGTH).reshape(SAMPLE_BATCH, SAMPLE_LENGTH)
-    attention_mask = torch.ones_like(input_ids)
-    attention_mask[1, SAMPLE_LENGTH // 2 :] = 0
-    axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}
+    served = _Served(network, task.inputs).eval()
+    sample = task.sample()
+    axes = {at: torch.export.Dim(name) for at, name in enumerate(task.axes)}
     with _quiet():
         program = torch.onnx.export(
             served,
-            (input_ids, attention_mask),
+            tuple(torch.from_numpy(sample[name]) for name in task.inputs),
             input_names=list(task.inputs),
             output_names=[task.output],
-            dynamic_shapes=dict.fromkeys(task.inputs, axes),
+            dynamic_shapes={"tensors": (axes,) * len(task.inputs)},
             dynamo=True,
             opset_version=opset,
             verbose=False,
@@ -65,17 +59,19 @@ def export_graph(
     for part in (model.graph, *model.graph.node, *model.graph.input, *model.graph.output):
         del part.metadata_props[:]
     onnx.helper.set_model_props(model, dict(metadata))
-    _check_axes(model, task)
+    _check_axes(model, task, sample)
     onnx.save(model, path)
 
 
-def metadata(task: TextClassification, tuned_sha256: str, version: str) -> dict[str, str]:
+def metadata(task: Classification, tuned_sha256: str, version: str) -> dict[str, str]:
     """What the file says about itself."""
     return {"tldeploy": version, "task": task.name, "labels": json.dumps(task.labels), "tuned_sha256": tuned_sha256}
 
 
-def _check_axes(model: onnx.ModelProto, task: TextClassification) -> None:
-    expected = {name: ["batch", "sequence"] for name in task.inputs} | {task.output: ["batch", str(len(task.labels))]}
+def _check_axes(model: onnx.ModelProto, task: Classification, sample: Tensors) -> None:
+    fixed = {name: map(str, sample[name].shape[len(task.axes) :]) for name in task.inputs}
+    expected = {name: [*task.axes, *fixed[name]] for name in task.inputs}
+    expected[task.output] = ["batch", str(len(task.labels))]
     found = {
         value.name: [dim.dim_param or str(dim.dim_value) for dim in value.type.tensor_type.shape.dim]
         for value in (*model.graph.input, *model.graph.output)

@@ -9,8 +9,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tldeploy.tasks.encoding import TextEncoder
-
 # Float graphs compute the same sums in another order: differences of about 1e-6 are expected, 1e-4 is another network.
 TOLERANCE = 1e-4
 
@@ -23,7 +21,7 @@ class _Graph(Protocol):
 class Parity:
     """Largest and mean absolute difference of probabilities, and the share of rows with the same label, per shape."""
 
-    shapes: list[tuple[int, int]]
+    shapes: list[tuple[int, ...]]
     max_abs_diff: float
     mean_abs_diff: float
     label_agreement: float
@@ -32,25 +30,10 @@ class Parity:
         return asdict(self)
 
 
-def parity_batches(encoder: TextEncoder, texts: Sequence[str]) -> list[dict[str, NDArray[Any]]]:
-    """Batches of real token ids: one row; odd sizes; heavy padding (one long row among short ones); the longest."""
-    ids = [token for row in encoder.token_ids(texts) for token in row]
-    longest = encoder.max_length
-    lengths = [[7], [33, 5, 1], [longest, 3, longest // 3, 2, 1], [longest] * 2]
-    batches, start = [], 0
-    for rows in lengths:
-        batch = []
-        for length in rows:
-            batch.append([ids[(start + offset) % len(ids)] for offset in range(min(length, longest))])
-            start += length
-        batches.append(encoder.pad(batch))
-    return batches
-
-
 def measure_parity(reference: _Graph, graph: _Graph, batches: Sequence[dict[str, NDArray[Any]]]) -> Parity:
     """How far `graph` is from `reference` on these batches."""
     pairs = [(reference.run(batch), graph.run(batch)) for batch in batches]
     difference = np.concatenate([np.abs(a - b).ravel() for a, b in pairs])
     same = np.concatenate([a.argmax(axis=1) == b.argmax(axis=1) for a, b in pairs])
-    shapes = [tuple(batch["input_ids"].shape) for batch in batches]
+    shapes = [next(iter(batch.values())).shape for batch in batches]
     return Parity(shapes, float(difference.max()), float(difference.mean()), float(same.mean()))

@@ -17,8 +17,8 @@ from tldeploy.exporting.parity import TOLERANCE, Parity
 from tldeploy.measuring.scenarios import single_stream
 from tldeploy.measuring.statistics import Estimate, quantiles, speedup
 from tldeploy.runtime.onnx import OnnxRunner
+from tldeploy.tasks.classification import Classification
 from tldeploy.tasks.metrics import Drop, Metric
-from tldeploy.tasks.text_classification import TextClassification
 
 REFERENCE = "fp32"
 FLOAT_VARIANTS = {"fp32", "fused"}
@@ -51,11 +51,11 @@ class Entry:
 
 
 def measure_variants(
-    files: Sequence[Path], parities: Sequence[Parity], task: TextClassification, rows: Rows, max_drop: float
+    files: Sequence[Path], parities: Sequence[Parity], task: Classification, rows: Rows, max_drop: float
 ) -> list[Entry]:
     """One entry a file; the first is the fp32 reference. max_drop: points of the task metric."""
     runners = [OnnxRunner(file, task) for file in files]
-    stream = single_stream(runners, rows.texts, len(task.labels), "export: variants")
+    stream = single_stream(runners, rows.inputs, len(task.labels), "export: variants")
     predicted = [task.decode(probabilities) for probabilities in stream.probabilities]
     entries = []
     for index, (file, parity) in enumerate(zip(files, parities, strict=True)):

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from tldeploy.errors import QualityError
 from tldeploy.progress import progress
 from tldeploy.runtime import Runner
+from tldeploy.tasks.classification import Row
 
 MOST_ROWS_A_BLOCK = 16
 FEWEST_BLOCKS = 20
@@ -68,7 +69,7 @@ class ClosedLoop:
         return self.latency_ms[ends[cell - 1] if cell else 0 : ends[cell]]
 
 
-def single_stream(runners: Sequence[Runner], rows: Sequence[str], classes: int, what: str) -> SingleStream:
+def single_stream(runners: Sequence[Runner], rows: Sequence[Row], classes: int, what: str) -> SingleStream:
     """Send every row alone to every runner, in interleaved blocks. what: how progress calls the run.
 
     Each turn begins with one request that is not kept: the caches are still the other engine's, which no single stream
@@ -101,7 +102,7 @@ def single_stream(runners: Sequence[Runner], rows: Sequence[str], classes: int, 
 
 
 def closed_loop(
-    runners: Sequence[Runner], rows: Sequence[str], concurrency: Sequence[int], seconds: float, what: str
+    runners: Sequence[Runner], rows: Sequence[Row], concurrency: Sequence[int], seconds: float, what: str
 ) -> ClosedLoop:
     """Keep 1, 4, 16, … clients busy for `seconds` each and engine, in rounds that interleave the engines.
 
@@ -134,7 +135,7 @@ def closed_loop(
 class _Load:
     """One round: `clients` threads, each sending its next row when the last one is answered, until the time is up."""
 
-    def __init__(self, runner: Runner, rows: Sequence[str], clients: int, seconds: float) -> None:
+    def __init__(self, runner: Runner, rows: Sequence[Row], clients: int, seconds: float) -> None:
         self.runner, self.rows, self.clients, self.seconds = runner, rows, clients, seconds
         self.ready = threading.Barrier(clients)
         self.stop = threading.Event()
@@ -189,7 +190,7 @@ def _blocks(rows: int) -> NDArray[np.int64]:
     return np.arange(rows, dtype=np.int64) * blocks // rows
 
 
-def _warm_up(runners: Sequence[Runner], rows: Sequence[str], classes: int) -> None:
+def _warm_up(runners: Sequence[Runner], rows: Sequence[Row], classes: int) -> None:
     """Rows from everywhere, so that many lengths are met, and a first look at the shape of the answers."""
     spread = np.linspace(0, len(rows) - 1, WARM_UP_REQUESTS).astype(int).tolist()
     for runner in runners:

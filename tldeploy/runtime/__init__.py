@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from tldeploy.tasks.classification import Row
 
 
 class Runner(Protocol):
@@ -20,6 +23,6 @@ class Runner(Protocol):
     name: str
     provider: str
 
-    def predict(self, rows: Sequence[str]) -> NDArray[np.float32]: ...
+    def predict(self, rows: Sequence[Row]) -> NDArray[np.float32]: ...
 
     def close(self) -> None: ...

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tldeploy.runtime.session import Provider, open_session
 
 if TYPE_CHECKING:
-    from tldeploy.tasks.text_classification import TextClassification
+    from tldeploy.tasks.classification import Classification, Row
 
 
 class OnnxRunner:
@@ -21,7 +21,7 @@ class OnnxRunner:
     def __init__(
         self,
         model: Path,
-        task: TextClassification,
+        task: Classification,
         provider: Provider = "CPUExecutionProvider",
     ) -> None:
         self.name = f"onnxruntime {model.stem}"
@@ -29,7 +29,7 @@ class OnnxRunner:
         self.provider = str(self._session.get_providers()[0])
         self._task = task
 
-    def predict(self, rows: Sequence[str]) -> NDArray[np.float32]:
+    def predict(self, rows: Sequence[Row]) -> NDArray[np.float32]:
         return self.run(self._task.encode(rows))
 
     def run(self, tensors: dict[str, NDArray[Any]]) -> NDArray[np.float32]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tldeploy.errors import RequestError, ServerError, UsageError
+from tldeploy.tasks.classification import Row
 
 Protocol = Literal["http", "grpc"]
 DEFAULT_URL = {"http": "127.0.0.1:8000", "grpc": "127.0.0.1:8001"}
@@ -79,28 +81,35 @@ class Client:
     ) -> None:
         self.close()
 
-    def predict(self, rows: Sequence[str]) -> NDArray[np.float32]:
+    def predict(self, rows: Sequence[Row]) -> NDArray[np.float32]:
         """float32 [rows, classes]; asked for in parts of the model's max_batch_size, one after the other."""
         self._check_rows(rows)
         parts = [self._ask(part, 0) for part in self._parts(rows)]
         return np.concatenate(parts).astype(np.float32, copy=False)
 
-    def classify(self, rows: Sequence[str], top: int = 1) -> list[list[Classification]]:
+    def classify(self, rows: Sequence[Row], top: int = 1) -> list[list[Classification]]:
         """The `top` most probable labels of each row, best first."""
         self._check_rows(rows)
         answers = [_classification(cell) for part in self._parts(rows) for cell in self._ask(part, top).reshape(-1)]
         each = len(answers) // max(len(rows), 1)
         return [answers[start : start + each] for start in range(0, len(answers), each)] if each else []
 
-    def _check_rows(self, rows: Sequence[str]) -> None:
-        """Refuse what is no list of texts; a single text is a sequence too, of one text for each character."""
-        asked, fix = f"call {self.model!r}", 'give a list of texts, such as ["Great camera"]'
+    def _check_rows(self, rows: Sequence[Row]) -> None:
+        """Refuse what is no list of rows; a single text is a sequence too, of one text for each character."""
+        of_images = self._input == "image"
+        what = "an image file: its path, or its bytes" if of_images else "a text"
+        asked = f"call {self.model!r}"
+        fix = (
+            'give a list of paths, such as ["shoe.png"]'
+            if of_images
+            else 'give a list of texts, such as ["Great camera"]'
+        )
         if isinstance(rows, str | bytes):
-            raise UsageError(asked, "the rows are a single text, not a list", fix)
+            raise UsageError(asked, f"the rows are a single {'image' if of_images else 'text'}, not a list", fix)
         if not rows:
             raise UsageError(asked, "there are no rows", fix)
-        if wrong := [row for row in rows if not isinstance(row, str)]:
-            raise UsageError(asked, f"a row is of type {type(wrong[0]).__name__}, not a text", fix)
+        if wrong := [row for row in rows if not isinstance(row, str | bytes if of_images else str)]:
+            raise UsageError(asked, f"a row is of type {type(wrong[0]).__name__}, not {what}", fix)
 
     def close(self) -> None:
         """Close the connections of all threads."""
@@ -109,26 +118,35 @@ class Client:
                 self._connections.pop().close()
         self._local = threading.local()
 
-    def _parts(self, rows: Sequence[str]) -> Iterator[Sequence[str]]:
+    def _parts(self, rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
         for start in range(0, len(rows), self.max_batch_size):
             yield rows[start : start + self.max_batch_size]
 
-    def _ask(self, rows: Sequence[str], class_count: int) -> NDArray[Any]:
+    def _ask(self, rows: Sequence[Row], class_count: int) -> NDArray[Any]:
         """The output for one batch: probabilities, or `score:index:label` as bytes when class_count > 0."""
         library = self._library()
-        texts = library.InferInput(self._input, [len(rows), 1], "BYTES")
+        given = library.InferInput(self._input, [len(rows), 1], "BYTES")
         # dtype object keeps empty strings and NUL bytes; numpy's own string types cut these off.
-        texts.set_data_from_numpy(np.array([[self._utf8(row)] for row in rows], dtype=object))
+        given.set_data_from_numpy(np.array([[self._bytes(row)] for row in rows], dtype=object))
         wanted = library.InferRequestedOutput(self._output, class_count=class_count)
         with self._errors(f"call {self.model!r} at {self.url}"):
-            answer = self._connection().infer(self.model, [texts], outputs=[wanted], **self._timeout)
+            answer = self._connection().infer(self.model, [given], outputs=[wanted], **self._timeout)
             output: NDArray[Any] | None = answer.as_numpy(self._output)
         if output is None:
             found = f"the answer has no output {self._output!r}"
             raise ServerError(f"call {self.model!r} at {self.url}", found, "publish the model again")
         return output
 
-    def _utf8(self, row: str) -> bytes:
+    def _bytes(self, row: Row) -> bytes:
+        """What is sent of a row: the text in UTF-8, or the image file's content."""
+        if isinstance(row, bytes):
+            return row
+        if self._input == "image":
+            try:
+                return Path(row).read_bytes()
+            except OSError as error:
+                found = f"{row} cannot be read ({error.strerror})"
+                raise UsageError(f"call {self.model!r}", found, "give the path of an image file") from None
         try:
             return row.encode("utf-8")
         except UnicodeEncodeError as error:

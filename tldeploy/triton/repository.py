@@ -23,7 +23,8 @@ from tldeploy.artifacts import Manifest, file_sha256, fingerprint
 from tldeploy.errors import ArtifactError, TldeployError, UsageError
 from tldeploy.recipe import NAME, Deploy
 from tldeploy.tasks import encoding
-from tldeploy.tasks.text_classification import ENCODER, TOKENIZER
+from tldeploy.tasks.classification import ENCODER
+from tldeploy.tasks.text_classification import TOKENIZER
 from tldeploy.triton import config
 from tldeploy.triton.config import LABELS_FILE, Signature
 from tldeploy.triton.transaction import CONFIG_FILE, begin, commit, recover, versions

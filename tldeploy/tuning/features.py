@@ -1,12 +1,11 @@
 """Feature extraction: the frozen backbone runs once over all rows, and a linear head is fitted on what it gave.
 
-Features are kept in a cache, keyed by the weights, the pooling and the rows, so that a second run costs only the head.
+Features are kept in memory-mapped files, keyed by the weights, the network's settings and the encoded rows, so that
+a second run costs only the head.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,32 +13,49 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tldeploy.artifacts import fingerprint, write_file
-from tldeploy.backbones.network import TextNetwork
-from tldeploy.errors import DataError
+from tldeploy.artifacts import fingerprint
+from tldeploy.backbones.network import Network
+from tldeploy.errors import DataError, storage_errors
 from tldeploy.progress import progress
-from tldeploy.tasks.encoding import TextEncoder
+from tldeploy.tasks.classification import Examples
 from tldeploy.tasks.metrics import Classes
+from tldeploy.tuning.job import Job, Logits, Tuned
 
 BATCH = 32
 REGULARISATION = (0.01, 0.1, 1.0, 10.0)
 FOLDS = 5
 
 
+def feature_extraction(job: Job) -> Tuned:
+    """The method: features of all rows by the frozen backbone, and a head fitted on the training rows' features."""
+    network = job.network.fresh_copy(job.settings.seed)
+    cache = FeatureCache(job.cache, job.weights)
+    parts = {"training": job.train, "validation": job.validation, "test": job.test}
+    features = {name: cache.features(network, part.examples, name) for name, part in parts.items()}
+    inverse_regularisation = fit_head(network, features["training"], job.train.classes, job.settings.seed)
+    validation, test = (head_logits(network, features[name]) for name in ("validation", "test"))
+    return Tuned(network.eval(), validation, test, {"inverse_regularisation": inverse_regularisation})
+
+
+def in_batches(examples: Examples, size: int = BATCH) -> list[list[int]]:
+    """Indexes of all rows in batches of similar lengths."""
+    order = list(range(len(examples)))
+    if lengths := examples.lengths:
+        order.sort(key=lambda row: lengths[row])
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
 def extract_features(
-    network: TextNetwork, encoder: TextEncoder, texts: Sequence[str], what: str
+    network: Network, examples: Examples, what: str, into: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
-    """float32 [texts, features], in the order of `texts`; batches are of similar lengths."""
-    ids = encoder.token_ids(texts)
-    by_length = sorted(range(len(ids)), key=lambda row: len(ids[row]))
+    """float32 [rows, features], in the order of the examples. into: an array to fill, for instance a mapped file."""
     device = next(network.parameters()).device
-    features = np.empty((len(ids), network.head.in_features), dtype=np.float32)
+    features = np.empty((len(examples), network.head.in_features), dtype=np.float32) if into is None else into
     network.eval()
-    with torch.inference_mode(), progress(what, len(ids)) as advance:
-        for start in range(0, len(ids), BATCH):
-            rows = by_length[start : start + BATCH]
-            tensors = {k: torch.from_numpy(v).to(device) for k, v in encoder.pad([ids[row] for row in rows]).items()}
-            features[rows] = network.features(**tensors).float().cpu().numpy()
+    with torch.inference_mode(), progress(what, len(examples)) as advance:
+        for rows in in_batches(examples):
+            inputs = {name: torch.from_numpy(values).to(device) for name, values in examples.batch(rows).items()}
+            features[rows] = network.features(**inputs).float().cpu().numpy()
             advance(len(rows))
     return features
 
@@ -51,24 +67,24 @@ class FeatureCache:
     folder: Path
     weights: str
 
-    def features(
-        self, network: TextNetwork, encoder: TextEncoder, texts: Sequence[str], split: str
-    ) -> NDArray[np.float32]:
-        """float32 [texts, features]: read, or computed and kept."""
-        key = fingerprint([self.weights, network.pooling, encoder.token_ids(texts)])
+    def features(self, network: Network, examples: Examples, part: str) -> NDArray[np.float32]:
+        """float32 [rows, features], mapped from its file: found there, or computed into it."""
+        key = fingerprint([self.weights, network.settings, examples.key])
         file = self.folder / f"features-{key[:32]}.npy"
-        if file.exists():
-            stored: NDArray[np.float32] = np.load(file, allow_pickle=False)
-            return stored
-        features = extract_features(network, encoder, texts, f"features of {split} rows")
-        stream = io.BytesIO()
-        np.save(stream, features)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_file(file, stream.getvalue())
-        return features
+        if not file.exists():
+            shape = (len(examples), network.head.in_features)
+            beside = file.with_suffix(".writing")
+            with storage_errors(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                mapped = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float32, shape=shape)
+                extract_features(network, examples, f"features of {part} rows", mapped)
+                mapped.flush()
+                beside.replace(file)
+        stored: NDArray[np.float32] = np.load(file, mmap_mode="r", allow_pickle=False)
+        return stored
 
 
-def fit_head(network: TextNetwork, features: NDArray[np.float32], classes: Classes, seed: int) -> float:
+def fit_head(network: Network, features: NDArray[np.float32], classes: Classes, seed: int) -> float:
     """Fit the network's head by L-BFGS logistic regression; the inverse regularisation chosen, which is returned.
 
     It is chosen among REGULARISATION by cross-validated weighted F1 on these rows.
@@ -97,8 +113,13 @@ def fit_head(network: TextNetwork, features: NDArray[np.float32], classes: Class
     return best
 
 
-def classes_from_features(network: TextNetwork, features: NDArray[np.float32]) -> Classes:
-    """The most probable class of each row of features, int64 [rows]."""
+def head_logits(network: Network, features: NDArray[np.float32]) -> Logits:
+    """The head alone: float32 [rows, classes]."""
     with torch.inference_mode():
-        logits = network.head(torch.from_numpy(features).to(network.head.weight.device))
-    return logits.argmax(dim=-1).cpu().numpy().astype(np.int64)  # type: ignore[no-any-return]  # torch's numpy() is Any
+        found = network.head(torch.from_numpy(np.array(features)).to(network.head.weight.device))
+    return np.asarray(found.float().cpu().numpy(), dtype=np.float32)
+
+
+def predict_logits(network: Network, examples: Examples, what: str) -> Logits:
+    """The whole network, in evaluation mode: float32 [rows, classes]."""
+    return head_logits(network, extract_features(network, examples, what))

@@ -9,27 +9,51 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import TrainerControl, TrainerState
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from tldeploy.backbones.network import TextNetwork
-from tldeploy.data.rows import Rows
+from tldeploy.backbones.network import Network
 from tldeploy.errors import QualityError
 from tldeploy.progress import Advance, progress
 from tldeploy.recipe import Tune
-from tldeploy.tasks.encoding import TextEncoder
+from tldeploy.tasks.classification import Examples
+from tldeploy.tuning.features import predict_logits
+from tldeploy.tuning.job import Job, Part, Tuned
+
+
+def fine_tuning(job: Job) -> Tuned:
+    """The method: every weight learns from the training rows."""
+    network = job.network.fresh_copy(job.settings.seed)
+    details = train(network, job.train, job.settings, "fine-tuning")
+    validation = predict_logits(network, job.validation.examples, "predict validation rows")
+    return Tuned(network, validation, predict_logits(network, job.test.examples, "predict test rows"), details)
 
 
 class _WithLoss(nn.Module):
     """What Trainer calls: the network, its loss beside its logits."""
 
-    def __init__(self, network: TextNetwork) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        logits = self.network(input_ids, attention_mask)
+    def forward(self, labels: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
+        logits = self.network(**inputs)
         return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+class _Trainer(Trainer):
+    """Trainer finds lengths in its own library's data sets only; here they are told."""
+
+    def __init__(self, lengths: Sequence[int] | None, **rest: Any) -> None:
+        super().__init__(**rest)
+        self._lengths = lengths
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        if self._lengths is None:
+            return super()._get_train_sampler(train_dataset)
+        return LengthGroupedSampler(self.args.train_batch_size, lengths=list(self._lengths))
 
 
 class _ShowProgress(TrainerCallback):
@@ -40,20 +64,20 @@ class _ShowProgress(TrainerCallback):
         self._advance(1)
 
 
-def fine_tune(network: TextNetwork, encoder: TextEncoder, train: Rows, settings: Tune) -> dict[str, float]:
+def train(network: Network, part: Part, settings: Tune, what: str) -> dict[str, float]:
     """Train every weight of `network` in place; the mean training loss and the number of steps.
 
     Raises QualityError when the loss stops being a number.
     """
-    ids = encoder.token_ids(train.texts)
-    dataset = [{"input_ids": row, "labels": label} for row, label in zip(ids, train.classes.tolist(), strict=True)]
+    dataset = [{"row": row, "labels": label} for row, label in enumerate(part.classes.tolist())]
     steps = -(-len(dataset) // settings.batch_size) * settings.epochs
-    with tempfile.TemporaryDirectory() as scratch, progress("fine-tuning", steps) as advance:
-        trainer = Trainer(
+    with tempfile.TemporaryDirectory() as scratch, progress(what, steps) as advance:
+        trainer = _Trainer(
+            part.examples.lengths,
             model=_WithLoss(network),
             args=_arguments(settings, Path(scratch)),
             train_dataset=dataset,
-            data_collator=_collate(encoder),
+            data_collator=_collate(part.examples),
             callbacks=[_ShowProgress(advance)],
         )
         trainer.remove_callback(PrinterCallback)  # it writes to standard output
@@ -73,7 +97,7 @@ def _arguments(settings: Tune, scratch: Path) -> TrainingArguments:
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         warmup_steps=settings.warmup,  # below 1 it is a share of all steps
-        train_sampling_strategy="group_by_length",
+        remove_unused_columns=False,
         optim="adamw_torch_fused",
         seed=settings.seed,
         save_strategy="no",
@@ -84,9 +108,9 @@ def _arguments(settings: Tune, scratch: Path) -> TrainingArguments:
     )
 
 
-def _collate(encoder: TextEncoder) -> Callable[[Sequence[Mapping[str, Any]]], dict[str, Tensor]]:
+def _collate(examples: Examples) -> Callable[[Sequence[Mapping[str, Any]]], dict[str, Tensor]]:
     def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        batch = {name: torch.from_numpy(values) for name, values in encoder.pad([r["input_ids"] for r in rows]).items()}
+        batch = {name: torch.from_numpy(values) for name, values in examples.batch([r["row"] for r in rows]).items()}
         return {**batch, "labels": torch.tensor([row["labels"] for row in rows])}
 
     return collate

@@ -1,0 +1,57 @@
+"""What every method of tuning starts from, and what it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tldeploy.backbones.network import Network
+from tldeploy.recipe import Tune
+from tldeploy.tasks.classification import Classification, Examples
+from tldeploy.tasks.metrics import Classes
+
+Logits = NDArray[np.float32]
+
+
+class Part(NamedTuple):
+    """Encoded rows with the class of each, int64 [rows]."""
+
+    examples: Examples
+    classes: Classes
+
+
+@dataclass(frozen=True)
+class Job:
+    """network: the pretrained backbone under a fresh head; methods work on copies of it.
+
+    weights: sha256 of the backbone's weights. cache: a folder for what can be computed again. folder: the recipe's.
+    """
+
+    settings: Tune
+    task: Classification
+    network: Network
+    weights: str
+    train: Part
+    validation: Part
+    test: Part
+    cache: Path
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A method's network in evaluation mode, its logits float32 [rows, classes], and what there is to say of it.
+
+    curves: name to points (x, y), for the report: losses and metrics over steps or epochs.
+    """
+
+    network: Network
+    validation: Logits
+    test: Logits
+    details: Mapping[str, Any] = field(default_factory=dict)
+    curves: Mapping[str, list[tuple[float, float]]] = field(default_factory=dict)
