@@ -39,10 +39,8 @@ def test_every_mistake_is_named_with_its_line_and_the_nearest_spelling() -> None
     )
     found = mistakes(text)
     assert "3 mistakes" in found
-    assert (
-        "line 2: task: found 'text-clasification', expected one of text-classification, image-classification; did you mean"
-        in found
-    )
+    kinds = "text-classification, image-classification"
+    assert f"line 2: task: found 'text-clasification', expected one of {kinds}; did you mean" in found
     assert "line 7: data.test: found 1.3, expected a share between 0 and 1, or a file" in found
     assert "line 13: tune.epoch: unknown setting, found 2; did you mean `epochs`?" in found
     assert found.index("line 2:") < found.index("line 7:") < found.index("line 13:")
