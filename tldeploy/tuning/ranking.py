@@ -64,8 +64,8 @@ def _greatest_evidence(directions: Scores, power: Scores, member: NDArray[np.boo
 class _Regression:
     """Linear regression of one target, in the coordinates of the features' singular vectors.
 
-    power: float64 [rank], squared singular values. along: float64 [rank], squared coordinates of the target. beside: the squared
-    length of what no direction reaches. alpha is the precision of the prior on weights, beta that of the noise.
+    power: float64 [rank], squared singular values. along: float64 [rank], squared coordinates of the target. beside:
+    the squared length of what no direction reaches. alpha is the precision of the prior on weights, beta that of the noise.
     """
 
     power: Scores
