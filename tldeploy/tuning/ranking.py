@@ -65,7 +65,7 @@ class _Regression:
     """Linear regression of one target, in the coordinates of the features' singular vectors.
 
     power: float64 [rank], squared singular values. along: float64 [rank], squared coordinates of the target. beside:
-    the squared length of what no direction reaches. alpha is the precision of the prior on weights, beta that of the noise.
+    the squared length of what no direction reaches. alpha is the precision of the prior on weights, beta of the noise.
     """
 
     power: Scores
