@@ -6,7 +6,7 @@
 
 The other rule, the rate of the steepest fall, differentiates a noisy curve; the least loss only compares its levels. On
 300 noisy copies of one simulated curve (a fall of 0.7, noise of 0.1, 20 steps a decade) the steepest fall wandered by a
-standard deviation of 2.0 decades, the least loss by 0.08. The least loss lies at the edge of breaking, hence the tenth.
+standard deviation of 0.21 decades, the least loss by 0.08. It lies at the edge of breaking, hence the tenth.
 
 Source of the test: Smith, Cyclical Learning Rates for Training Neural Networks, WACV 2017.
 """
