@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tldeploy import artifacts
+from tldeploy.data.debian import tar_of_deb
 from tldeploy.data.sources import parse_headless, write_csv
 from tldeploy.errors import ArtifactError, DataError, MachineError
 from tldeploy.progress import progress, say
@@ -112,6 +113,8 @@ def _member(content: bytes, name: str, path: Sequence[str]) -> bytes:
     """
     wanted, *deeper = path
     try:
+        if name.endswith(".deb"):
+            content = tar_of_deb(content, name)
         if name.endswith((".whl", ".zip")):
             with zipfile.ZipFile(io.BytesIO(content)) as zipped:
                 inner = zipped.read(_one(zipped.namelist(), wanted, name))

@@ -149,10 +149,10 @@ def read_labelled(data: Data, name: str, folder: Path, task: TaskName) -> Labell
         from tldeploy.data.images import read_images
 
         cache = folder / ".cache" / IMAGES
-        found = read_images(path, data.image, data.label, data.encoding, data.delimiter, data.broken, cache)
+        found = read_images(path, data.image, data.label, data.encoding, data.delimiter, data.broken, cache=cache)
         rows, labels, places = [str(image) for image in found.paths], found.labels, found.places
         column: Column = "image"
-        left_out = found.skipped
+        left_out = [(skipped.place, skipped.reason) for skipped in found.skipped]
     else:
         table = read_table(path, data.encoding, data.delimiter)
         texts, labels = table.column(data.text, "data.text"), table.column(data.label, "data.label")

@@ -1,13 +1,18 @@
-"""Text tables from disk: CSV and TSV with a header, and JSON lines. Unclear data is an error that names its place."""
+"""Text tables from disk: CSV and TSV with a header, JSON lines, Parquet.
+
+Unclear data is an error that names its place.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from tldeploy.data.parquet import PARQUET, ParquetFile
 from tldeploy.errors import DataError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
@@ -16,15 +21,23 @@ JSON_LINES = {".jsonl", ".ndjson"}
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text cells under named columns; `lines` holds the file's line (from 1) that each row starts on."""
+    """Rows of text cells under named columns.
+
+    lines: the file's line (from 1) that each row starts on; of a Parquet file, the row's number.
+    unusable: columns that the file has beside those, and why their cells are no text.
+    """
 
     path: Path
     columns: list[str]
     rows: list[list[str]]
     lines: list[int]
+    unusable: Mapping[str, str] = field(default_factory=dict)
 
     def column(self, name: str, setting: str) -> list[str]:
         """One column's cells. `setting` is the recipe's setting that names it, for the error when there is none."""
+        if name in self.unusable:
+            fix = f"set {setting} to a column of texts or numbers: {', '.join(self.columns)}"
+            raise DataError(f"use the column {name!r} of {self.path}", self.unusable[name], fix)
         if name not in self.columns:
             columns = ", ".join(self.columns)
             fix = f"set {setting} to one of them"
@@ -54,11 +67,14 @@ def read_text(path: Path, encoding: str) -> str:
 
 
 def read_table(path: Path, encoding: str = "utf-8", delimiter: str | None = None) -> Table:
-    """Read a table: JSON lines by the file's ending, else separated values with a header line.
+    """Read a table: JSON lines or Parquet by the file's ending, else separated values with a header line.
 
     delimiter: of separated values; by default a tab for .tsv and .tab, a comma otherwise.
-    Raises DataError for an absent or empty file, a wrong encoding, a row with too many or too few cells, broken JSON.
+    Raises DataError for an absent or empty file, a wrong encoding, a row with too many or too few cells, broken JSON,
+    a damaged Parquet file; MachineError for a Parquet file without pyarrow.
     """
+    if path.suffix.lower() in PARQUET:
+        return _parquet(path)
     text = read_text(path, encoding)
     if not text.strip():
         raise DataError(f"read {path}", "it is empty", "give a file with a header line and labelled rows")
@@ -135,9 +151,20 @@ def _json_lines(path: Path, text: str) -> Table:
     return Table(path, columns, rows, lines)
 
 
+def _parquet(path: Path) -> Table:
+    file = ParquetFile(path)
+    unusable = {name: why for name in file.columns if (why := file.why_no_cells(name))}
+    columns = [name for name in file.columns if name not in unusable]
+    rows = [[_cell(value) for value in row] for row in file.rows(columns)]
+    return Table(path, columns, rows, list(range(1, len(file) + 1)), unusable)
+
+
 def _has_lone_surrogate(text: str) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _cell(value: object) -> str:
-    return "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    """As JSON writes it; what JSON has no form of (dates, decimals), as Python prints it."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, int | float | dict | list) else str(value)

@@ -87,9 +87,9 @@ def _on_path() -> Home | None:
     program = Path(found).resolve()
     backends = program.parent.parent / "backends"
     lacks = [f"the {name} backend" for name in ("onnxruntime", "python") if not (backends / name).is_dir()]
-    imports = subprocess.run(["python3", "-c", "import numpy, tokenizers"], capture_output=True, check=False)
+    imports = subprocess.run(["python3", "-c", "import numpy, PIL, tokenizers"], capture_output=True, check=False)
     if imports.returncode:
-        lacks.append("the package tokenizers for its python3 (`python3 -m pip install tokenizers`)")
+        lacks.append("the packages tokenizers and pillow for its python3 (`python3 -m pip install tokenizers pillow`)")
     if lacks:
         say(f"{program} lacks {' and '.join(lacks)}: using a server of tldeploy's own")
         return None
@@ -106,7 +106,8 @@ def _pins() -> dict[str, str]:
             continue
     else:
         raise MachineError(ASKED, "onnxruntime is not installed", "pip install onnxruntime-gpu")
-    return {"numpy": NUMPY, **runtime, "tokenizers": metadata.version("tokenizers")}
+    steps = {name: metadata.version(name) for name in ("pillow", "tokenizers")}
+    return {"numpy": NUMPY, **runtime, **steps}
 
 
 def _place() -> Path:
@@ -252,7 +253,7 @@ def _make_environment(python: str, env: Path) -> None:
         ["--python", str(env / "bin" / "python"), "install", "--no-deps", "--only-binary", ":all:", *pins],
         f"install {', '.join(pins)} for Triton's workers",
     )
-    check = "import numpy, onnxruntime, tokenizers"
+    check = "import numpy, onnxruntime, PIL, tokenizers"
     _run([str(env / "bin" / "python"), "-I", "-c", check], "use the packages installed for Triton's workers")
 
 
