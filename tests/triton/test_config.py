@@ -29,9 +29,9 @@ def graph(tmp_path: Path) -> Path:
 def all_configs(graph: Path, settings: Deploy) -> list[Any]:
     signature = read_signature(graph)
     return [
-        config.tokenize_config("m.tokenize", signature, [1, 2], settings),
+        config.step_config("m.tokenize", "text", signature, [1, 2], settings),
         config.graph_config("m.graph", signature, [1, 2], settings),
-        config.ensemble_config("m", ("m.tokenize", "m.graph"), signature, 2, settings),
+        config.ensemble_config("m", ("m.tokenize", "m.graph"), "text", signature, 2, settings),
     ]
 
 

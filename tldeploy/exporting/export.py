@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -64,7 +65,7 @@ def export(settings: Export, tuned: Path, folder: Path, inputs: str) -> Manifest
         entries = measure_variants(files, parities, task, rows, settings.max_drop)
         choice = choose(entries)
         chosen = next(entry for entry in entries if entry.name == choice.value)
-        golden = {"rows": rows.inputs[:GOLDEN_ROWS], "probabilities": chosen.golden}
+        golden = {"rows": _golden_rows(rows), "probabilities": chosen.golden}
         (beside / GOLDEN).write_text(json.dumps(golden, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         task.save(beside)
         manifest = Manifest(
@@ -81,6 +82,12 @@ def export(settings: Export, tuned: Path, folder: Path, inputs: str) -> Manifest
             details={"chosen": chosen.name, "variants": [entry.as_json() for entry in entries], **details},
         )
         return artifacts.seal(beside, manifest)
+
+
+def _golden_rows(rows: Rows) -> list[str]:
+    """The first rows as JSON carries them: texts as they are, image files in base64."""
+    first = rows.inputs[:GOLDEN_ROWS]
+    return [base64.b64encode(Path(row).read_bytes()).decode() for row in first] if rows.column == "image" else first
 
 
 def _make_fused(source: Path, target: Path, network: Network) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """config.pbtxt as protobuf, made from the graph itself.
 
 1. `read_signature` reads names, types and dims of a graph's inputs and outputs.
-2. `tokenize_config`, `graph_config` and `ensemble_config` describe the three models that a published text model is
+2. `step_config`, `graph_config` and `ensemble_config` describe the three Triton models that a published model is
    made of; each is put together from small functions, one a concern.
 3. `to_text` and `read` write and read the text form.
 
@@ -22,7 +22,6 @@ from tldeploy.recipe import Deploy
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-TEXT = "text"
 LABELS_FILE = "labels.txt"
 
 
@@ -91,10 +90,10 @@ def _tensor(value: Any, asked: str) -> Tensor:
     return Tensor(value.name, names[kind], tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in dims))
 
 
-def tokenize_config(name: str, signature: Signature, versions: Sequence[int], settings: Deploy) -> ModelConfig:
-    """The step from texts, BYTES [batch, 1], to the graph's inputs."""
+def step_config(name: str, given: str, signature: Signature, versions: Sequence[int], settings: Deploy) -> ModelConfig:
+    """The step from what clients send, BYTES [batch, 1] named `given`, to the graph's inputs."""
     config = _model(name, "python", versions, settings)
-    _add_tensor(config.input, Tensor(TEXT, "TYPE_STRING", (-1, 1)))
+    _add_tensor(config.input, Tensor(given, "TYPE_STRING", (-1, 1)))
     for tensor in signature.inputs:
         _add_tensor(config.output, tensor)
     _batch(config, settings)
@@ -125,21 +124,21 @@ def graph_config(name: str, signature: Signature, versions: Sequence[int], setti
 
 
 def ensemble_config(
-    name: str, steps: tuple[str, str], signature: Signature, version: int, settings: Deploy
+    name: str, steps: tuple[str, str], given: str, signature: Signature, version: int, settings: Deploy
 ) -> ModelConfig:
-    """The model that clients call: texts in, the graph's outputs out.
+    """The model that clients call: texts or image files in, named `given`, the graph's outputs out.
 
-    steps: the names of the tokenizing step and of the graph; the ensemble pins their version.
+    steps: the names of the preprocessing step and of the graph; the ensemble pins their version.
     """
-    tokenize, graph = steps
+    preprocess, graph = steps
     config = _model(name, "", [version], settings)
     config.platform = "ensemble"
-    _add_tensor(config.input, Tensor(TEXT, "TYPE_STRING", (-1, 1)))
+    _add_tensor(config.input, Tensor(given, "TYPE_STRING", (-1, 1)))
     for tensor in signature.outputs:
         _add_tensor(config.output, tensor)
-    tokens = {tensor.name: tensor.name for tensor in signature.inputs}
-    _add_step(config, tokenize, version, {TEXT: TEXT}, tokens)
-    _add_step(config, graph, version, tokens, {tensor.name: tensor.name for tensor in signature.outputs})
+    between = {tensor.name: tensor.name for tensor in signature.inputs}
+    _add_step(config, preprocess, version, {given: given}, between)
+    _add_step(config, graph, version, between, {tensor.name: tensor.name for tensor in signature.outputs})
     return config
 
 

@@ -1,8 +1,9 @@
 """The model repository: an exported model published as three Triton models, and what is published there.
 
-    <name>/            the ensemble that clients call, texts in, probabilities out; <version>/ holds the deploy
-                       artifact: tldeploy.json and golden.json
-    <name>.tokenize/   the tokenizing step (python backend): model.py, encoding.py, tokenizer.json, encoder.json
+    <name>/            the ensemble that clients call, texts or image files in, probabilities out; <version>/ holds the
+                       deploy artifact: tldeploy.json and golden.json
+    <name>.tokenize/   texts: the tokenizing step (python backend): model.py, encoding.py, tokenizer.json, encoder.json
+    <name>.decode/     images: the decoding step instead: model.py, pixels.py, encoder.json
     <name>.graph/      the chosen ONNX variant (onnxruntime backend): model.onnx; labels.txt
 
 All three have the same versions, and the ensemble pins its steps' version. The steps also serve the older versions that
@@ -12,6 +13,7 @@ when the number of classes changes, the older ones stay on disk but are no longe
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 from dataclasses import asdict, dataclass
@@ -22,19 +24,17 @@ from tldeploy import artifacts
 from tldeploy.artifacts import Manifest, file_sha256, fingerprint
 from tldeploy.errors import ArtifactError, TldeployError, UsageError
 from tldeploy.recipe import NAME, Deploy
-from tldeploy.tasks import encoding
-from tldeploy.tasks.classification import ENCODER
-from tldeploy.tasks.text_classification import TOKENIZER
 from tldeploy.triton import config
 from tldeploy.triton.config import LABELS_FILE, Signature
+from tldeploy.triton.steps import Step, step_of
 from tldeploy.triton.transaction import CONFIG_FILE, begin, commit, recover, versions
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+    from tldeploy.tasks.classification import Row
+
 GOLDEN = "golden.json"
-ENCODING = Path(encoding.__file__)
-TOKENIZE_STEP = Path(__file__).with_name("tokenize_step.py")
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,11 @@ class _Names:
     """The three Triton models of a published name."""
 
     ensemble: str
+    suffix: str
 
     @property
-    def tokenize(self) -> str:
-        return f"{self.ensemble}.tokenize"
+    def step(self) -> str:
+        return f"{self.ensemble}.{self.suffix}"
 
     @property
     def graph(self) -> str:
@@ -64,7 +65,7 @@ class _Names:
     @property
     def in_order(self) -> tuple[str, str, str]:
         """What others need comes first."""
-        return self.tokenize, self.graph, self.ensemble
+        return self.step, self.graph, self.ensemble
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class _Release:
     """A version about to be published. served: the versions that its steps will answer for, itself the last."""
 
     names: _Names
+    step: Step
     export: Path
     manifest: Manifest
     signature: Signature
@@ -90,15 +92,16 @@ def publish(export: Path, repository: Path, name: str, settings: Deploy) -> Publ
     _check_name(name)
     check_path(repository)
     manifest = artifacts.load(export, "export")
-    repository, names = repository.resolve(), _Names(name)
+    step = step_of(manifest.task)
+    repository, names = repository.resolve(), _Names(name, step.suffix)
     signature = config.read_signature(_chosen(export, manifest))
     with begin(repository) as staging:
         version = 1 + max((0, *(version for model in names.in_order for version in versions(repository / model))))
         keep = [*versions(repository / name), version][-settings.keep_versions :]
         shape = _shape(signature, manifest)
         served = [old for old in keep[:-1] if _shape_of(repository / name / str(old)) == shape] + [version]
-        release = _Release(names, export, manifest, signature, version, served, settings)
-        _stage_tokenize(staging / names.tokenize, release)
+        release = _Release(names, step, export, manifest, signature, version, served, settings)
+        _stage_step(staging / names.step, release)
         _stage_graph(staging / names.graph, release)
         _stage_ensemble(staging / names.ensemble, release)
         commit(repository, names.in_order, keep)
@@ -164,7 +167,8 @@ def _chosen(export: Path, manifest: Manifest) -> Path:
 
 def _inputs(export: Manifest, settings: Deploy) -> str:
     """Everything that determines what is published."""
-    ours = [file_sha256(path) for path in (ENCODING, TOKENIZE_STEP, Path(config.__file__), Path(__file__))]
+    step = step_of(export.task)
+    ours = [file_sha256(path) for path in (step.encoder, step.program, Path(config.__file__), Path(__file__))]
     return fingerprint([export.sha256, settings.model_dump(exclude={"repository"}), ours])
 
 
@@ -181,15 +185,15 @@ def _shape_of(path: Path) -> str | None:
     return shape
 
 
-def _stage_tokenize(model: Path, release: _Release) -> None:
-    folder = model / str(release.version)
+def _stage_step(model: Path, release: _Release) -> None:
+    folder, step = model / str(release.version), release.step
     folder.mkdir(parents=True)
-    shutil.copyfile(TOKENIZE_STEP, folder / "model.py")
-    # The very file that training used, byte for byte: served tokens cannot differ from trained ones.
-    shutil.copyfile(ENCODING, folder / "encoding.py")
-    for file in (TOKENIZER, ENCODER):
+    shutil.copyfile(step.program, folder / "model.py")
+    shutil.copyfile(step.encoder, folder / step.encoder.name)
+    for file in step.files:
         shutil.copyfile(release.export / file, folder / file)
-    _write_config(model, config.tokenize_config(model.name, release.signature, release.served, release.settings))
+    described = config.step_config(model.name, step.input, release.signature, release.served, release.settings)
+    _write_config(model, described)
 
 
 def _stage_graph(model: Path, release: _Release) -> None:
@@ -205,8 +209,8 @@ def _stage_ensemble(model: Path, release: _Release) -> None:
     names, exported, settings = release.names, release.manifest, release.settings
     folder = model / str(release.version)
     folder.mkdir(parents=True)
-    steps = (names.tokenize, names.graph)
-    _write_config(model, config.ensemble_config(model.name, steps, release.signature, release.version, settings))
+    steps, given = (names.step, names.graph), release.step.input
+    _write_config(model, config.ensemble_config(model.name, steps, given, release.signature, release.version, settings))
     shutil.copyfile(release.export / GOLDEN, folder / GOLDEN)
     staged = (path for path in model.parent.rglob("*") if path.is_file())
     deploy = Manifest(
@@ -233,7 +237,10 @@ def _write_config(model: Path, described: ModelConfig) -> None:
     (model / CONFIG_FILE).write_text(config.to_text(described), encoding="utf-8")
 
 
-def golden(publication: Publication) -> tuple[list[str], list[list[float]]]:
+def golden(publication: Publication) -> tuple[list[Row], list[list[float]]]:
     """Rows, and the probabilities that onnxruntime gave for each alone when the model was exported."""
     stored = json.loads((publication.path / GOLDEN).read_text(encoding="utf-8"))
-    return stored["rows"], stored["probabilities"]
+    rows: list[Row] = stored["rows"]
+    if step_of(publication.manifest.task).input == "image":
+        rows = [base64.b64decode(row) for row in stored["rows"]]
+    return rows, stored["probabilities"]

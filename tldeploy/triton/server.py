@@ -268,7 +268,7 @@ class Server:
                     _check_answer(publication, row, client.predict([row])[0].tolist(), expected)
 
 
-def _check_answer(publication: Publication, row: str, answer: list[float], expected: list[float]) -> None:
+def _check_answer(publication: Publication, row: Row, answer: list[float], expected: list[float]) -> None:
     if len(answer) != len(expected) or not np.allclose(answer, expected, rtol=0, atol=GOLDEN_TOLERANCE):
         asked = f"serve {publication.name} version {publication.version}"
         found = f"for the golden row {row[:60]!r} it answers {answer}, expected {expected}"
