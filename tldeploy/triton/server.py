@@ -33,6 +33,7 @@ import numpy as np
 
 from tldeploy.errors import ServerError, UsageError
 from tldeploy.runtime.triton import Client
+from tldeploy.tasks.classification import Row
 from tldeploy.triton.home import locate
 from tldeploy.triton.log import causes, last_events
 from tldeploy.triton.repository import Publication, all_published, check_path, golden
