@@ -204,7 +204,7 @@ class Backbone(Section):
     pooling: how token vectors become one vector: the mean over tokens, or the first token's.
     max_length: tokens kept of each text.
     image_size: pixels of each side that an image is brought to; by default what the checkpoint was trained with.
-    resize: cut the middle out, squash both sides, or pad the shorter one.
+    resize: cut the middle out, squash both sides, or pad the shorter one; by default as the checkpoint was trained.
     """
 
     source: str
@@ -212,7 +212,7 @@ class Backbone(Section):
     pooling: Literal["mean", "cls"] = "mean"
     max_length: int = Field(default=128, ge=8, le=8192)
     image_size: int | None = Field(default=None, ge=16, le=1024)
-    resize: Literal["crop", "squash", "pad"] = "crop"
+    resize: Literal["crop", "squash", "pad"] | None = None
 
 
 class Lora(Section):

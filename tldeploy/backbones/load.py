@@ -40,9 +40,9 @@ def _image(recipe: Recipe, labels: Sequence[str]) -> tuple[Network, Classificati
     preparation = dict(loaded.preparation)
     encoder = ImageEncoder(
         image_size=settings.image_size or preparation["image_size"],
-        resize=settings.resize,
-        crop_share=preparation.get("crop_share", 1.0),
-        resample=preparation.get("resample", "bilinear"),
+        resize=settings.resize or preparation["resize"],
+        crop_share=preparation["crop_share"],
+        resample=preparation["resample"],
     )
     normalisation = {name: preparation[name] for name in ("mean", "std", "rescale_factor", "channels")}
     network = ImageNetwork(loaded.model, normalisation, len(labels), recipe.tune.dropout)
