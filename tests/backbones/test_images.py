@@ -37,7 +37,7 @@ def test_a_folder_gives_the_same_features_as_the_model_that_was_saved(family: st
         assert torch.equal(pooled(backbone.model, pixels), pooled(model, pixels))
         assert pooled(model, pixels).shape == (2, feature_size(model))
     assert not backbone.model.training
-    assert backbone.preparation == IMAGENET | {"image_size": backbone.preparation["image_size"]}
+    assert backbone.preparation == IMAGENET | {"image_size": getattr(model.config, "image_size", 224)}
 
 
 @pytest.mark.parametrize("family", ["resnet", "mobilenet_v2", "efficientnet"])
@@ -196,6 +196,17 @@ def test_files_that_are_cut_off_or_would_run_code_are_refused(suffix: str, tmp_p
         assert isinstance(refused(tmp_path, f"cut{suffix}"), ArtifactError)
     (tmp_path / "code.pth").write_bytes(pickle.dumps({"conv1.weight": Opener()}))
     assert "never run" in refused(tmp_path, "code.pth").found
+
+
+def test_a_hub_that_cannot_be_reached_is_the_machines_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    error = refused(tmp_path, "nobody/nothing")
+    assert isinstance(error, MachineError)
+    assert "it is no folder, and the hub gave" in error.found
+
+
+def test_a_file_that_is_not_there_is_not_taken_for_a_hub_name(tmp_path: Path) -> None:
+    assert refused(tmp_path, "data/vgg16.pth").found == "there is no such folder or file"
 
 
 def test_a_text_network_is_refused(tmp_path: Path) -> None:
