@@ -91,7 +91,7 @@ def test_a_config_of_the_wrong_type_is_refused(folder: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_not_taken_for_a_hub_name(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="there is no such folder"):
+    with pytest.raises(ArtifactError, match="there is no such folder or file"):
         load_text_backbone(Backbone(source="data/minilm"), tmp_path)
 
 

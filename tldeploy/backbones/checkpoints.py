@@ -51,7 +51,7 @@ def find_source(source: str, recipe_folder: Path) -> str:
         return str(place)
     looks_like_path = source.startswith((".", "/", "~", "data/")) or source.count("/") > 1
     if looks_like_path:
-        found = "there is no such folder"
+        found = "there is no such folder or file"
         raise ArtifactError(f"load the backbone {source}", found, "check backbone.source; fetch first if it is fetched")
     return source
 
@@ -94,7 +94,7 @@ def load_weights(source: str, revision: str | None, asked: str) -> PreTrainedMod
         raise not_loaded(asked, source, error) from error
     missing = set(loading["missing_keys"])
     check_complete(missing, asked)
-    if missing and missing >= {f"{POOLER}{name}" for name, _ in model.pooler.named_parameters()}:
+    if missing:  # of the pooler, or they would have been refused
         model.pooler = None
     check_finite(model, asked)
     model.eval()
@@ -125,7 +125,7 @@ def not_loaded(asked: str, source: str, error: Exception) -> ArtifactError | Mac
         return MachineError(asked, found, "python -m pip install timm (it needs a torchvision that fits this torch)")
     if isinstance(error, ImportError):
         return MachineError(asked, reason, "install the package that is named above")
-    if Path(source).is_dir():
+    if Path(source).exists():
         fix = "give a folder with config.json, model.safetensors and, for text, tokenizer.json"
         return ArtifactError(asked, reason, fix)
     fix = "check the name and the network, or download it and set backbone.source to its folder"
