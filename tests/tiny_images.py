@@ -1,4 +1,4 @@
-"""A whole image job at the smallest size that still learns: a small ResNet with random weights, and coloured squares."""
+"""A whole image job at the smallest size that still learns: a small random ResNet, and coloured squares."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tldeploy.backbones import quiet_transformers
-from tldeploy.backbones.checkpoints import register_families
+from tldeploy.backbones.checkpoints import load_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -135,14 +135,10 @@ class ImageNetwork(Network):
 
 
 def load_network(folder: Path) -> Network:
-    """Read what `Network.save` wrote, in evaluation mode."""
-    from transformers import AutoModel
-
-    quiet_transformers()
+    """Read what `Network.save` wrote, in evaluation mode. Raises ArtifactError like `load_weights`."""
     head = load_file(folder / HEAD)
     settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-    register_families()
-    backbone = AutoModel.from_pretrained(folder / BACKBONE, use_safetensors=True, dtype=torch.float32)
+    backbone = load_weights(str(folder / BACKBONE), None, f"load the network in {folder}")
     classes = len(head["bias"])
     network: Network
     if settings["kind"] == ImageNetwork.kind:
