@@ -19,11 +19,12 @@ from tldeploy import artifacts, environment
 from tldeploy.artifacts import Choice, Manifest
 from tldeploy.backbones.load import load_pretrained
 from tldeploy.backbones.network import Network
-from tldeploy.data.profile import repeats
+from tldeploy.data import health
 from tldeploy.data.rows import Rows, Splits, split_rows
 from tldeploy.progress import say
 from tldeploy.recipe import Method, Recipe, Tune
 from tldeploy.tasks.classification import Classification
+from tldeploy.tuning.calibrate import calibrate, words
 from tldeploy.tuning.features import feature_extraction
 from tldeploy.tuning.fine_tuning import fine_tuning
 from tldeploy.tuning.job import Job, Logits, Part, Tuned
@@ -59,7 +60,14 @@ def tune(recipe: Recipe, folder: Path, inputs: str, parents: dict[str, str]) -> 
                 **found.details,
             }
         choice = _choose(recipe.tune, measured, task.metric_name)
-        tuned[choice.value].network.save(beside)
+        kept = tuned[choice.value]
+        decisions, details = [choice, *_about_rows(splits)], {"backbone": recipe.backbone.source, "kept": choice.value}
+        if recipe.tune.calibration:
+            details["calibration"] = calibration = calibrate(kept, job)
+            reason = words(calibration)
+            decisions.append(Choice(about="temperature", value=round(calibration["temperature"], 3), reason=reason))
+        details["curves"] = {name: found.curves for name, found in tuned.items() if found.curves}
+        kept.network.save(beside)
         task.save(beside)
         for name in SPLITS:
             rows: Rows = getattr(splits, name)
@@ -72,10 +80,10 @@ def tune(recipe: Recipe, folder: Path, inputs: str, parents: dict[str, str]) -> 
             labels=splits.labels,
             preprocessing=task.preprocessing,
             metrics=measured,
-            decisions=[choice, *_about_rows(splits)],
+            decisions=decisions,
             environment=environment.describe(),
             parents=parents,
-            details={"backbone": recipe.backbone.source, "kept": choice.value},
+            details=details,
         )
         return artifacts.seal(beside, manifest)
 
@@ -122,13 +130,17 @@ def _choose(settings: Tune, measured: dict[str, dict[str, Any]], metric: str) ->
 
 
 def _about_rows(splits: Splits) -> list[Choice]:
-    """What the data has in it that the figures must be read with."""
+    """What the data has in it, and lacks, that the figures must be read with."""
     found = []
     if splits.left_out:
         place, why = splits.left_out[0]
         reason = f"there is nothing to learn from them; the first: {place}, {why}"
         found.append(Choice(about="rows left out", value=len(splits.left_out), reason=reason))
-    if leaked := repeats(splits).leaked:
-        reason = "they occur in the rows that are learnt from too, which flatters the held-out figures"
-        found.append(Choice(about="held-out rows that are not new", value=leaked, reason=reason))
+    train, validation, test = (
+        health.Part(rows.identities, rows.classes) for rows in (splits.train, splits.validation, splits.test)
+    )
+    found += health.findings(splits.labels, train, validation, test, splits.train.column)
+    if splits.train.column == "text":
+        texts = [text for rows in (splits.train, splits.validation, splits.test) for text in rows.inputs]
+        found += health.text_findings(texts, [repr(text[:60]) for text in texts])
     return found
