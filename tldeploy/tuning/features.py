@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tldeploy.arrays import read_array, writing_array
 from tldeploy.artifacts import fingerprint
 from tldeploy.backbones.network import Network
-from tldeploy.errors import DataError, storage_errors
+from tldeploy.errors import DataError
 from tldeploy.progress import progress
 from tldeploy.tasks.classification import Examples
 from tldeploy.tasks.metrics import Classes
@@ -72,16 +73,9 @@ class FeatureCache:
         key = fingerprint([self.weights, network.settings, examples.key])
         file = self.folder / f"features-{key[:32]}.npy"
         if not file.exists():
-            shape = (len(examples), network.head.in_features)
-            beside = file.with_suffix(".writing")
-            with storage_errors(self.folder):
-                self.folder.mkdir(parents=True, exist_ok=True)
-                mapped = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float32, shape=shape)
-                extract_features(network, examples, f"features of {part} rows", mapped)
-                mapped.flush()
-                beside.replace(file)
-        stored: NDArray[np.float32] = np.load(file, mmap_mode="r", allow_pickle=False)
-        return stored
+            with writing_array(file, (len(examples), network.head.in_features), np.float32) as features:
+                extract_features(network, examples, f"features of {part} rows", features)
+        return read_array(file)
 
 
 def fit_head(network: Network, features: NDArray[np.float32], classes: Classes, seed: int) -> float:
