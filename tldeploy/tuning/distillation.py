@@ -47,9 +47,7 @@ def distillation(job: Job) -> Tuned:
     student = job.network.fresh_copy(job.settings.seed)
     kept = keep_layers(student.backbone, settings.layers) if settings.layers else []
     loss = distillation_loss(teacher_logits(folder, manifest, job), settings.temperature, settings.weight)
-    trained = train(
-        student, job.train, job.settings, "distillation", validation=job.validation, loss=loss
-    )
+    trained = train(student, job.train, job.settings, "distillation", validation=job.validation, loss=loss)
     validation = predict_logits(student, job.validation.examples, "predict validation rows")
     test = predict_logits(student, job.test.examples, "predict test rows")
     details = {**trained.details, "teacher": manifest.name, "teacher_sha256": manifest.sha256, "layers_kept": kept}

@@ -1,4 +1,4 @@
-"""From scratch: the same architecture with fresh weights, trained like fine-tuning: what transfer is measured against."""
+"""From scratch: the same architecture with fresh weights, trained like fine-tuning: the baseline for transfer."""
 
 from __future__ import annotations
 
