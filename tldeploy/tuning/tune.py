@@ -25,9 +25,13 @@ from tldeploy.progress import say
 from tldeploy.recipe import Method, Recipe, Tune
 from tldeploy.tasks.classification import Classification
 from tldeploy.tuning.calibrate import calibrate, words
+from tldeploy.tuning.distillation import distillation
 from tldeploy.tuning.features import feature_extraction
+from tldeploy.tuning.few_shot import few_shot
 from tldeploy.tuning.fine_tuning import fine_tuning
+from tldeploy.tuning.from_scratch import from_scratch
 from tldeploy.tuning.job import Job, Logits, Part, Tuned
+from tldeploy.tuning.lora import lora
 
 SPLITS = ("train", "validation", "test")
 NAMED = 8  # of the rows that are left out
@@ -35,6 +39,10 @@ NAMED = 8  # of the rows that are left out
 METHODS: dict[Method, Callable[[Job], Tuned]] = {
     "feature-extraction": feature_extraction,
     "fine-tuning": fine_tuning,
+    "lora": lora,
+    "few-shot": few_shot,
+    "distillation": distillation,
+    "from-scratch": from_scratch,
 }
 
 
@@ -108,6 +116,7 @@ def _job(recipe: Recipe, network: Network, task: Classification, splits: Splits)
         test=part(splits.test),
         cache=cache,
         folder=recipe.folder,
+        rows=splits.train.inputs,
     )
 
 
