@@ -6,6 +6,7 @@ a second run costs only the head.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,6 +83,15 @@ class FeatureCache:
                 beside.replace(file)
         stored: NDArray[np.float32] = np.load(file, mmap_mode="r", allow_pickle=False)
         return stored
+
+
+def weights_fingerprint(network: Network) -> str:
+    """sha256 of the backbone's weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.backbone.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(tensor.numpy()).tobytes())
+    return digest.hexdigest()
 
 
 def fit_head(network: Network, features: NDArray[np.float32], classes: Classes, seed: int) -> float:
