@@ -6,6 +6,7 @@ a second run costs only the head.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +77,15 @@ class FeatureCache:
             with writing_array(file, (len(examples), network.head.in_features), np.float32) as features:
                 extract_features(network, examples, f"features of {part} rows", features)
         return read_array(file)
+
+
+def weights_fingerprint(network: Network) -> str:
+    """sha256 of the backbone's weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.backbone.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(tensor.numpy()).tobytes())
+    return digest.hexdigest()
 
 
 def fit_head(network: Network, features: NDArray[np.float32], classes: Classes, seed: int) -> float:
