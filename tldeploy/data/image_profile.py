@@ -49,7 +49,8 @@ class Pictures:
         width, height = np.median(sizes, axis=0).round().astype(int).tolist()
         longer, shorter = sizes.max(axis=1), sizes.min(axis=1)
         stretch = float(np.median(longer / shorter))
-        return cls(len(opened), dict(formats.most_common()), width, height, round(float(np.median(longer))), stretch)
+        commonest = dict(sorted(formats.items(), key=lambda pair: (-pair[1], pair[0])))
+        return cls(len(opened), commonest, width, height, round(float(np.median(longer))), stretch)
 
 
 def find_image(table: Table, label: str | None) -> Choice | None:

@@ -82,6 +82,7 @@ class ImageBackbone:
             where=f"a folder on this machine; a {kind or 'network of no known kind'}.",
             kind=kind,
             width=_width(config),
+            has_norms=kind != "vgg" or bool(config.get("batch_norm")),
             preparation=read_preparation(str(folder), None, trained, asked),
         )
 
@@ -90,14 +91,14 @@ class ImageBackbone:
         from tldeploy.backbones.preparation import IMAGENET
         from tldeploy.backbones.state_dicts import load_state_dict
 
-        config = load_state_dict(file, asked).config
-        kind = str(config.model_type)
+        config = load_state_dict(file, asked).config.to_dict()
+        kind = str(config["model_type"])
         return cls(
             source=relative(file.resolve(), recipe_folder),
             where=f"a file of tensors on this machine; by their names and shapes a {kind}.",
             kind=kind,
-            width=_width(config.to_dict()),
-            has_norms=kind != "vgg" or bool(config.batch_norm),
+            width=_width(config),
+            has_norms=kind != "vgg" or bool(config.get("batch_norm")),
             preparation=IMAGENET,
         )
 
@@ -122,7 +123,8 @@ class ImageBackbone:
             size, reason = trained, f"pixels of each side, as it was trained; a {self.kind} may fit no other size."
         elif needed < trained:
             size = needed
-            reason = f"{'it was' if self.preparation else 'most are'} trained at {trained} pixels, but half of the images have no side above {pictures.side}: "
+            who = "it was" if self.preparation else "most are"
+            reason = f"{who} trained at {trained} pixels, but half of the images have no side above {pictures.side}: "
             reason += f"enlarged to {size} they show all they have, at {(size / trained) ** 2:.0%} of the computation. "
             reason += f"{trained} may be a little better, and costs more."
         else:
@@ -182,6 +184,8 @@ class ImageBackbone:
 
 
 def _width(config: Mapping[str, Any]) -> int | None:
+    if config.get("model_type") == "vgg" and config.get("classifier"):
+        return int(config["classifier_size"])
     sizes = config.get("hidden_sizes") or [config.get("hidden_dim") or config.get("hidden_size")]
     return sizes[-1] if isinstance(sizes, list) and isinstance(sizes[-1], int) else None
 
