@@ -121,6 +121,31 @@ def test_texts_in_parquet_open_too(here: Path) -> None:
     assert splits.labels == ["negative", "neutral", "positive"]
 
 
+@pytest.mark.parametrize(
+    ("folders", "test", "validation"),
+    [
+        (("train", "val", "test"), "../../photos/test", "../../photos/val"),
+        (("Train", "Test"), "../../photos/Test", 0.2),
+        (("training", "validation"), 0.3, "../../photos/validation"),
+    ],
+)
+def test_folders_of_splits_stay_as_they_are(
+    folders: tuple[str, ...], test: str | float, validation: str | float
+) -> None:
+    for folder in folders:
+        put_images(f"photos/{folder}", {"cat": 6, "dog": 6}, (8, 8))
+    recipe, splits, text = drafted(draft.init("photos", HUB_ID))
+    assert (recipe.data.file, recipe.data.test) == (f"../../photos/{folders[0]}", test)
+    assert (recipe.data.validation, recipe.name) == (validation, "photos")
+    assert len(splits.train) + len(splits.validation) + len(splits.test) == 12 * len(folders)
+    assert f"{12 * len(folders)} images." in text
+
+
+def test_a_class_named_as_a_split_is_still_a_class() -> None:
+    put_images("photos", {"test": 6, "train": 6, "car": 6}, (8, 8))
+    assert drafted(draft.init("photos", HUB_ID))[1].labels == ["car", "test", "train"]
+
+
 def test_naming_the_column_of_texts_makes_it_a_text_task() -> None:
     put_images("photos", {"a": 8, "b": 8})
     rows = [f"photos/{'ab'[n % 2]}/{n // 2:02d}.png,a caption of words {n},{'ab'[n % 2]}" for n in range(16)]

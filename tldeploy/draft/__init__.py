@@ -38,8 +38,9 @@ def init(
 ) -> Path:
     """Look at labelled texts or images and write a recipe that runs; the path of the recipe.
 
-    data: a table, or a folder of images with a subfolder a class. text, image, label: columns of the table, found by
-    themselves if not given. name: by default after the data; out: the recipe's folder, by default models/<name>.
+    data: a table, or a folder of images with a subfolder a class (or one a split, and in each one a class).
+    text, image, label: columns of the table, found by themselves if not given. name: by default after the data.
+    out: the recipe's folder, by default models/<name>.
     Raises UsageError for a name that is none, a backbone that is none and a recipe that is there already, DataError
     for rows that cannot be learnt from, ArtifactError for a broken backbone. Then nothing has been written.
     """
@@ -52,14 +53,16 @@ def init(
     network = kind.look_at(str(backbone), folder)
     # Images out of a Parquet file are unpacked for the trial.
     with tempfile.TemporaryDirectory() as scratch:
-        shares, splits = _split_for_trial(found, place, Path(scratch))
+        shares, splits = _split_for_trial(found, Path(scratch))
         settings = [
             Choice(about="name", value=name, reason="it names the served model; clients ask for it by this name."),
             Choice(about="task", value=found.task, reason=f"{found.why}; {rows.balance(splits)}"),
-            Choice(about="data.file", value=relative(place.resolve(), folder), reason=rows.about_file(found, splits)),
+            Choice(
+                about="data.file", value=relative(found.file.resolve(), folder), reason=rows.about_file(found, splits)
+            ),
             *found.settings,
             *rows.broken(splits),
-            *shares,
+            *(_from_recipe(choice, folder) for choice in shares),
             Choice(about="data.seed", value=0, reason="the same rows are held out every time."),
             *network.settings(splits),
             *serve(folder, splits),
@@ -101,13 +104,20 @@ def _free(recipe: Path, data: Path) -> Path:
     return recipe
 
 
-def _split_for_trial(found: Found, place: Path, scratch: Path) -> tuple[list[Choice], Splits]:
+def _from_recipe(share: Choice, folder: Path) -> Choice:
+    """A share as it is; a folder in its stead as seen from the recipe's."""
+    if isinstance(share.value, str):
+        return share.model_copy(update={"value": relative(Path(share.value), folder)})
+    return share
+
+
+def _split_for_trial(found: Found, scratch: Path) -> tuple[list[Choice], Splits]:
     """The shares to hold out, and the splits that they give. Raises DataError for what cannot be learnt from."""
     chosen = {choice.about.removeprefix("data."): choice.value for choice in found.settings}
-    trial = Data(**chosen, file=str(place.resolve()), broken="skip")
+    trial = Data(**chosen, file=str(found.file.resolve()), broken="skip")
     read = read_labelled(trial, trial.file, scratch, found.task)
     rows.refuse_mostly_broken(read)
-    shares = rows.shares(read)
+    shares = rows.shares(read, found.own)
     test, validation = (choice.value for choice in shares)
     trial = trial.model_copy(update={"test": test, "validation": validation})
     return shares, split_labelled(read, trial, scratch, found.task)

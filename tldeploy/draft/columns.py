@@ -1,11 +1,13 @@
 """What a person's data is: its task, told from the data itself, and how its rows are read.
 
-A folder is of images, with a subfolder a class. A table with a column of images is of images too; any other of texts.
+A folder is of images, with a subfolder a class; or with one a split (train, test), and in each one a class. A table
+with a column of images is of images too; any other is of texts.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tldeploy.artifacts import Choice
@@ -15,17 +17,28 @@ from tldeploy.data.sources import Table
 from tldeploy.errors import DataError, UsageError
 from tldeploy.recipe import TaskName
 
+# What people call the folder of a split, and the setting that it is for.
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "data.file"),
+    **dict.fromkeys(("valid", "val", "validation", "dev"), "data.validation"),
+    **dict.fromkeys(("test", "testing", "eval"), "data.test"),
+}
 NAMED = "it was named when this recipe was drafted."
 
 
 @dataclass(frozen=True)
 class Found:
-    """task: and `why` it is that. settings: of `data`, without the file. columns: of a table; 0 for a folder."""
+    """task: and `why` it is that. file: the table or folder to learn from. settings: of `data`, without its files.
+
+    columns: how many a table has; 0 for a folder. own: the folders of data.test and data.validation, if they have one.
+    """
 
     task: TaskName
     why: str
+    file: Path
     settings: list[Choice]
     columns: int = 0
+    own: Mapping[str, Path] = field(default_factory=dict)
 
 
 def find_columns(path: Path, text: str | None, image: str | None, label: str | None) -> Found:
@@ -39,7 +52,7 @@ def find_columns(path: Path, text: str | None, image: str | None, label: str | N
         if named:
             found = "it is a folder, where the files are the images and the subfolders are the classes"
             raise UsageError(f"read columns of {path}", found, f"leave out {' and '.join(named)}, or name a table")
-        return Found("image-classification", "the data is a folder with a subfolder of images for each class", [])
+        return _folder(path)
     _refuse_repeated(named)
     source = open_table(path)
     table = source.table
@@ -53,7 +66,18 @@ def find_columns(path: Path, text: str | None, image: str | None, label: str | N
     else:
         task, why = "text-classification", "the rows are texts"
         row = _given("data.text", text) or _find_text(table, label)
-    return Found(task, why, [row, *_reading(source, row.value, label)], len(table.columns) + len(table.unusable))
+    return Found(task, why, path, [row, *_reading(source, row.value, label)], len(table.columns) + len(table.unusable))
+
+
+def _folder(path: Path) -> Found:
+    """Its subfolders are the classes; or they are splits, of which one is to be learnt from."""
+    folders = [child for child in path.iterdir() if child.is_dir() and not child.name.startswith(".")]
+    splits = {SPLITS[child.name.lower()]: child for child in folders if child.name.lower() in SPLITS}
+    why = "the data is a folder with a subfolder of images for each class"
+    if "data.file" in splits and len(splits) == len(folders) > 1:
+        own = {about: folder for about, folder in splits.items() if about != "data.file"}
+        return Found("image-classification", f"{why} in each split", splits["data.file"], [], own=own)
+    return Found("image-classification", why, path, [])
 
 
 def _refuse_repeated(named: dict[str, str]) -> None:

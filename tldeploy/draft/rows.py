@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from tldeploy.errors import DataError
 UNEVEN = 3  # times as many rows in the largest class as in the smallest
 FEW_SHOT_BELOW = 16  # training rows of a class
 SHOWN = 8
+OWN = "a folder of its own, which stays as it is."
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,16 @@ def refuse_mostly_broken(rows: Labelled) -> None:
         raise DataError(f"use {len(broken):,} of the {total:,} images of {rows.path}", _named(broken, "; "), fix)
 
 
-def shares(rows: Labelled) -> list[Choice]:
-    """Fewer rows, larger shares: the held-out figure's interval narrows with the root of the rows behind it."""
+def shares(rows: Labelled, own: Mapping[str, Path]) -> list[Choice]:
+    """Fewer rows, larger shares: the held-out figure's interval narrows with the root of the rows behind it.
+
+    own: the folders of data.test and data.validation that have one, and take no share.
+    """
     count, classes = len(rows.inputs), len(set(rows.labels))
     sizes = ((1_000, 0.3, 0.2), (10_000, 0.2, 0.15), (100_000, 0.1, 0.1))
     test, validation = next(((test, val) for below, test, val in sizes if count < below), (0.05, 0.05))
     test = _at_least(test, count, classes)
-    held_out = math.ceil(test * count)
+    held_out = 0 if "data.test" in own else math.ceil(test * count)
     validation = _at_least(validation, count - held_out, classes)
     points = 98 / math.sqrt(max(held_out, 1))  # half the 95% interval of a share of one half
     about_test = (
@@ -64,10 +69,12 @@ def shares(rows: Labelled) -> list[Choice]:
     about_validation = (
         f"{math.ceil(validation * (count - held_out)):,} of what is left; every choice is made on these rows."
     )
-    return [
+    found = [
         Choice(about="data.test", value=test, reason=about_test),
         Choice(about="data.validation", value=validation, reason=about_validation),
     ]
+    given = {about: Choice(about=about, value=str(path.resolve()), reason=OWN) for about, path in own.items()}
+    return [given.get(choice.about, choice) for choice in found]
 
 
 def _at_least(share: float, rows: int, classes: int) -> float:
