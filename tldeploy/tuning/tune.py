@@ -30,6 +30,7 @@ from tldeploy.tuning.fine_tuning import fine_tuning
 from tldeploy.tuning.job import Job, Logits, Part, Tuned
 
 SPLITS = ("train", "validation", "test")
+NAMED = 8  # of the rows that are left out
 
 METHODS: dict[Method, Callable[[Job], Tuned]] = {
     "feature-extraction": feature_extraction,
@@ -45,6 +46,9 @@ def tune(recipe: Recipe, folder: Path, inputs: str, parents: dict[str, str]) -> 
     splits = split_rows(recipe.data, recipe.folder, recipe.task)
     counts = (len(splits.train), len(splits.validation), len(splits.test))
     say("tune: {} rows to learn from, {} to choose by, {} held out".format(*counts))
+    about_rows = _about_rows(splits)
+    for found in about_rows:
+        say(f"tune: {found.about}: {found.value} ({found.reason})")
     with artifacts.writing(folder) as beside:
         network, task = load_pretrained(recipe, splits.labels, beside)
         job = _job(recipe, network, task, splits)
@@ -52,16 +56,16 @@ def tune(recipe: Recipe, folder: Path, inputs: str, parents: dict[str, str]) -> 
         measured: dict[str, dict[str, Any]] = {}
         for method in recipe.tune.methods:
             start = time.monotonic()
-            found = tuned[method] = METHODS[method](job)
+            result = tuned[method] = METHODS[method](job)
             measured[method] = {
-                "validation": _measured(task, splits.validation, found.validation),
-                "test": _measured(task, splits.test, found.test),
+                "validation": _measured(task, splits.validation, result.validation),
+                "test": _measured(task, splits.test, result.test),
                 "seconds": round(time.monotonic() - start, 1),
-                **found.details,
+                **result.details,
             }
         choice = _choose(recipe.tune, measured, task.metric_name)
         kept = tuned[choice.value]
-        decisions, details = [choice, *_about_rows(splits)], {"backbone": recipe.backbone.source, "kept": choice.value}
+        decisions, details = [choice, *about_rows], {"backbone": recipe.backbone.source, "kept": choice.value}
         if recipe.tune.calibration:
             details["calibration"] = calibration = calibrate(kept, job)
             reason = words(calibration)
@@ -133,8 +137,9 @@ def _about_rows(splits: Splits) -> list[Choice]:
     """What the data has in it, and lacks, that the figures must be read with."""
     found = []
     if splits.left_out:
-        place, why = splits.left_out[0]
-        reason = f"there is nothing to learn from them; the first: {place}, {why}"
+        named = "; ".join(f"{place}: {why}" for place, why in splits.left_out[:NAMED])
+        more = f"; and {len(splits.left_out) - NAMED} more" if len(splits.left_out) > NAMED else ""
+        reason = f"there is nothing to learn from them: {named}{more}"
         found.append(Choice(about="rows left out", value=len(splits.left_out), reason=reason))
     train, validation, test = (
         health.Part(rows.identities, rows.classes) for rows in (splits.train, splits.validation, splits.test)
