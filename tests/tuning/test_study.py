@@ -63,7 +63,7 @@ def test_processes_that_share_a_study_do_no_more_than_was_asked(tmp_path: Path) 
     processes = [sharing(tmp_path, 9, 0.05) for _ in range(2)]
     numbers = [[int(line) for line in process.communicate(timeout=120)[0].split()] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
-    assert sorted(sum(numbers, [])) == list(range(9))
+    assert sorted(number for part in numbers for number in part) == list(range(9))
     study = open_study(tmp_path, 9)
     assert len(study.optuna.get_trials()) == 9
     assert len({rate(trial) for trial in study.trials}) == 9  # type: ignore[arg-type]
