@@ -230,13 +230,14 @@ class Lora(Section):
 class FewShot(Section):
     """Learning from pairs (as SetFit, Tunstall et al., 2022), for a handful of rows a class.
 
-    rows_per_class: how many training rows of each class are used; by default all. pairs: drawn for each row.
+    rows_per_class: how many training rows of each class are used; by default all.
+    pairs: drawn for each row with rows of its own class, and as many with rows of others.
     """
 
     rows_per_class: Count | None = None
-    pairs: Count = 20
+    pairs: Count = 10
     epochs: Count = 1
-    learning_rate: float = Field(default=2e-5, gt=0, lt=1)
+    learning_rate: float = Field(default=1e-4, gt=0, lt=1)
 
 
 class Distillation(Section):

@@ -7,13 +7,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from tldeploy import artifacts, environment
 from tldeploy.artifacts import Choice, Manifest
@@ -25,9 +22,13 @@ from tldeploy.progress import say
 from tldeploy.recipe import Method, Recipe, Tune
 from tldeploy.tasks.classification import Classification
 from tldeploy.tuning.calibrate import calibrate, words
-from tldeploy.tuning.features import feature_extraction
+from tldeploy.tuning.distillation import distillation
+from tldeploy.tuning.features import feature_extraction, weights_fingerprint
+from tldeploy.tuning.few_shot import few_shot
 from tldeploy.tuning.fine_tuning import fine_tuning
+from tldeploy.tuning.from_scratch import from_scratch
 from tldeploy.tuning.job import Job, Logits, Part, Tuned
+from tldeploy.tuning.lora import lora
 
 SPLITS = ("train", "validation", "test")
 NAMED = 8  # of the rows that are left out
@@ -35,6 +36,10 @@ NAMED = 8  # of the rows that are left out
 METHODS: dict[Method, Callable[[Job], Tuned]] = {
     "feature-extraction": feature_extraction,
     "fine-tuning": fine_tuning,
+    "lora": lora,
+    "few-shot": few_shot,
+    "distillation": distillation,
+    "from-scratch": from_scratch,
 }
 
 
@@ -102,25 +107,18 @@ def _job(recipe: Recipe, network: Network, task: Classification, splits: Splits)
         settings=recipe.tune,
         task=task,
         network=network,
-        weights=_weights_fingerprint(network),
+        weights=weights_fingerprint(network),
         train=part(splits.train),
         validation=part(splits.validation),
         test=part(splits.test),
         cache=cache,
         folder=recipe.folder,
+        rows=splits.train.inputs,
     )
 
 
 def _measured(task: Classification, rows: Rows, logits: Logits) -> dict[str, Any]:
     return task.measure(rows.classes, task.decode(logits)).as_json()
-
-
-def _weights_fingerprint(network: Network) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.backbone.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(tensor.numpy()).tobytes())
-    return digest.hexdigest()
 
 
 def _choose(settings: Tune, measured: dict[str, dict[str, Any]], metric: str) -> Choice:
