@@ -222,7 +222,7 @@ class Lora(Section):
     """
 
     rank: Count = 8
-    alpha: float = Field(default=16, gt=0)
+    alpha: Count = 16
     dropout: float = Field(default=0.05, ge=0, lt=1)
     targets: list[str] = []
 
