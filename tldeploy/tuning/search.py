@@ -155,7 +155,7 @@ def _try(start: _Start, settings: Search, space: Space, trial: optuna.trial.Tria
 
 
 def _fine_tune(network: Network, start: _Start, settings: Tune, what: str, on_epoch: OnEpoch) -> None:
-    train(network, start.train, settings, what)
+    train(network, start.train, settings, what, validation=start.validation, on_epoch=on_epoch)
 
 
 LEARNERS: dict[str, Callable[[Network, _Start, Tune, str, OnEpoch], None]] = {"fine-tuning": _fine_tune}
