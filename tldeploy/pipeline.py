@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tldeploy import artifacts
 from tldeploy.artifacts import Manifest, fingerprint
-from tldeploy.errors import ArtifactError
+from tldeploy.errors import ArtifactError, UsageError
 from tldeploy.progress import say
 from tldeploy.recipe import Recipe
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from tldeploy.environment import Check
     from tldeploy.runtime import Runner
     from tldeploy.triton.server import Server
+    from tldeploy.tuning.finder import Suggestion
     from tldeploy.tuning.candidates import Candidate
     from tldeploy.tuning.search import Searched
 
@@ -72,8 +74,22 @@ def fetch(recipe: RecipeLike, force: bool = False) -> Outcome | None:
 
 def tune(recipe: RecipeLike, force: bool = False) -> Outcome:
     """Adapt the backbone to the labelled rows by every method of the recipe; keep one."""
+    from tldeploy.tuning import ranks
+
     recipe = _loaded(recipe)
-    return _tune(recipe, fetch(recipe), force)
+    with ranks.together():
+        with ranks.first_then_others():
+            fetched = fetch(recipe)
+        return _tune(recipe, fetched, force)
+
+
+def find_rate(recipe: RecipeLike) -> tuple[Suggestion, Path]:
+    """A learning rate for fine-tuning by a range test on the training rows; and the plot of it, `find-rate.html`."""
+    from tldeploy.tuning.rates import find_rate_of
+
+    recipe = _loaded(recipe)
+    fetch(recipe)
+    return find_rate_of(recipe)
 
 
 def _tune(recipe: Recipe, fetched: Outcome | None, force: bool) -> Outcome:
@@ -183,6 +199,9 @@ def bench(recipe: RecipeLike, force: bool = False) -> Outcome:
 
 def run(recipe: RecipeLike, force: bool = False) -> list[Outcome]:
     """All stages, in order; those whose inputs are unchanged are skipped."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        found = "several processes were started together, which only the tune stage can share"
+        raise UsageError("run all stages", found, "start them for `tldeploy tune`, then `tldeploy run` as one process")
     recipe = _loaded(recipe)
     fetched = fetch(recipe, force)
     tuned = _tune(recipe, fetched, force)

@@ -3,10 +3,14 @@
 1. Rows are read and split; the splits are written into the artifact, so that later stages measure on the same rows.
 2. Every method of the recipe is run from the same pretrained weights and measured on validation and on test rows.
 3. One is kept: the one that the recipe names, or the best on the *validation* rows. Test rows decide nothing.
+
+Of several processes that train together (ranks.py) the first one does all of this; the others train along, no more.
 """
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,11 +25,12 @@ from tldeploy.data.rows import Rows, Splits, split_rows
 from tldeploy.progress import say
 from tldeploy.recipe import Method, Recipe, Tune
 from tldeploy.tasks.classification import Classification
+from tldeploy.tuning import ranks
 from tldeploy.tuning.calibrate import calibrate, words
 from tldeploy.tuning.distillation import distillation
 from tldeploy.tuning.features import feature_extraction, weights_fingerprint
 from tldeploy.tuning.few_shot import few_shot
-from tldeploy.tuning.fine_tuning import fine_tuning
+from tldeploy.tuning.fine_tuning import CHECKPOINTS, fine_tuning
 from tldeploy.tuning.from_scratch import from_scratch
 from tldeploy.tuning.job import Job, Logits, Part, Tuned
 from tldeploy.tuning.lora import lora
@@ -33,6 +38,8 @@ from tldeploy.tuning.lora import lora
 SPLITS = ("train", "validation", "test")
 NAMED = 8  # of the rows that are left out
 
+# Methods in which nothing is trained together: the first process is enough for them.
+ALONE: tuple[Method, ...] = ("feature-extraction", "few-shot")
 METHODS: dict[Method, Callable[[Job], Tuned]] = {
     "feature-extraction": feature_extraction,
     "fine-tuning": fine_tuning,
@@ -48,6 +55,28 @@ def tune(recipe: Recipe, folder: Path, inputs: str, parents: dict[str, str]) -> 
 
     Besides the network it holds the task's preprocessing and {train,validation,test}.jsonl.
     """
+    with ranks.together():
+        manifest = _train_along(recipe) if ranks.rank() else _lead(recipe, folder, inputs, parents)
+        ranks.meet()
+    if manifest is None:
+        return artifacts.load(folder, "tune")
+    shutil.rmtree(_cache(recipe) / CHECKPOINTS, ignore_errors=True)  # the result is sealed
+    return manifest
+
+
+def _train_along(recipe: Recipe) -> None:
+    """What a process does that is not the first: it shares the training, and writes nothing that stays."""
+    splits = split_rows(recipe.data, recipe.folder, recipe.task)
+    with tempfile.TemporaryDirectory() as scratch:
+        network, task = load_pretrained(recipe, splits.labels, Path(scratch))
+        ranks.meet()  # the first process has encoded the rows
+        job = _job(recipe, network, task, splits)
+        for method in recipe.tune.methods:
+            if method not in ALONE:
+                METHODS[method](job)
+
+
+def _lead(recipe: Recipe, folder: Path, inputs: str, parents: dict[str, str]) -> Manifest:
     splits = split_rows(recipe.data, recipe.folder, recipe.task)
     counts = (len(splits.train), len(splits.validation), len(splits.test))
     say("tune: {} rows to learn from, {} to choose by, {} held out".format(*counts))
@@ -57,6 +86,7 @@ def tune(recipe: Recipe, folder: Path, inputs: str, parents: dict[str, str]) -> 
     with artifacts.writing(folder) as beside:
         network, task = load_pretrained(recipe, splits.labels, beside)
         job = _job(recipe, network, task, splits)
+        ranks.meet()
         tuned: dict[str, Tuned] = {}
         measured: dict[str, dict[str, Any]] = {}
         for method in recipe.tune.methods:
@@ -97,8 +127,12 @@ def tune(recipe: Recipe, folder: Path, inputs: str, parents: dict[str, str]) -> 
         return artifacts.seal(beside, manifest)
 
 
+def _cache(recipe: Recipe) -> Path:
+    return recipe.folder / ".cache"
+
+
 def _job(recipe: Recipe, network: Network, task: Classification, splits: Splits) -> Job:
-    cache = recipe.folder / ".cache"
+    cache = _cache(recipe)
 
     def part(rows: Rows) -> Part:
         return Part(task.examples(rows.inputs, cache), rows.classes)
