@@ -78,7 +78,7 @@ def _tune(recipe: Recipe, fetched: Outcome | None, force: bool) -> Outcome:
     parents = {"fetch": fetched.manifest.sha256} if fetched else {}
     folder = recipe.path("tuned")
     sources = {name: _content_of(recipe.path(name)) for name in _own_files(recipe)}
-    inputs = fingerprint([recipe.section("name", "task", "data", "backbone", "tune"), parents, sources])
+    inputs = fingerprint([recipe.section("name", "task", "data", "backbone", "tune", "adapt"), parents, sources])
 
     def run_stage() -> Manifest:
         from tldeploy.tuning.tune import tune as run_tune
@@ -240,8 +240,10 @@ def _tell(outcome: Outcome) -> None:
 
 def _own_files(recipe: Recipe) -> list[str]:
     """The files and folders of the recipe's own that tuning reads; hub ids are no files."""
-    splits = [split for split in (recipe.data.test, recipe.data.validation) if isinstance(split, str)]
-    return [name for name in (recipe.data.file, *splits, recipe.backbone.source) if recipe.path(name).exists()]
+    names = [recipe.data.file, recipe.data.test, recipe.data.validation, recipe.backbone.source]
+    if recipe.adapt:
+        names += [recipe.adapt.file, recipe.adapt.test]
+    return [name for name in names if isinstance(name, str) and recipe.path(name).exists()]
 
 
 def _content_of(place: Path) -> dict[str, str]:

@@ -363,7 +363,8 @@ class Adapt(Section):
     file: the target rows; text, image, label and bins are read as in `data` unless given here.
     label: a column of labels, used for held-out figures and the oracle only: nothing is learnt from or chosen by them.
     test: the share of the target rows, or a file, held out for those figures.
-    choose_by: how one method is chosen without labels.
+    choose_by: how one method is chosen without labels. oracle: also tune on the target's labels, to compare with.
+    shares: the target's classes are about as frequent as the source's, and answers are moved until they are; or unknown.
     """
 
     file: str
@@ -376,6 +377,7 @@ class Adapt(Section):
     test: Split = 0.5
     methods: list[Adaptation] = Field(default=list(ADAPTATIONS), min_length=1)
     choose_by: Literal["information-maximisation", "entropy", "soft-neighbourhood-density"] = "information-maximisation"
+    shares: Literal["source", "unknown"] = "source"
     oracle: bool = False
 
     _methods_once = field_validator("methods")(_no_repeats)

@@ -3,6 +3,8 @@
 1. Rows are read and split; the splits are written into the artifact, so that later stages measure on the same rows.
 2. Every method of the recipe is run from the same pretrained weights and measured on validation and on test rows.
 3. One is kept: the one that the recipe names, or the best on the *validation* rows. Test rows decide nothing.
+4. With `adapt`, that one is where adaptation to the target domain starts (adaptation/adapt.py), and test rows are the
+   target's where they have labels.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +24,11 @@ from tldeploy.backbones.load import load_pretrained
 from tldeploy.backbones.network import Network
 from tldeploy.data.profile import repeats
 from tldeploy.data.rows import Rows, Splits, split_rows
+from tldeploy.data.target import read_target
 from tldeploy.progress import say
 from tldeploy.recipe import Method, Recipe, Tune
 from tldeploy.tasks.classification import Classification
+from tldeploy.tuning.adaptation.adapt import about_target, adapt, distance
 from tldeploy.tuning.features import feature_extraction
 from tldeploy.tuning.fine_tuning import fine_tuning
 from tldeploy.tuning.job import Job, Logits, Part, Tuned
@@ -42,11 +47,16 @@ def tune(recipe: Recipe, folder: Path, inputs: str, parents: dict[str, str]) -> 
     Besides the network it holds the task's preprocessing and {train,validation,test}.jsonl.
     """
     splits = split_rows(recipe.data, recipe.folder, recipe.task)
+    target = None
+    if recipe.adapt is not None:
+        target = read_target(recipe.adapt, recipe.data, splits.labels, recipe.folder, recipe.task)
+        splits = replace(splits, test=target.test or splits.test)
     counts = (len(splits.train), len(splits.validation), len(splits.test))
     say("tune: {} rows to learn from, {} to choose by, {} held out".format(*counts))
     with artifacts.writing(folder) as beside:
         network, task = load_pretrained(recipe, splits.labels, beside)
         job = _job(recipe, network, task, splits)
+        decisions = [distance(job, target), *about_target(target)] if target else []
         tuned: dict[str, Tuned] = {}
         measured: dict[str, dict[str, Any]] = {}
         for method in recipe.tune.methods:
@@ -59,7 +69,17 @@ def tune(recipe: Recipe, folder: Path, inputs: str, parents: dict[str, str]) -> 
                 **found.details,
             }
         choice = _choose(recipe.tune, measured, task.metric_name)
-        tuned[choice.value].network.save(beside)
+        kept = choice.value
+        if target is not None and recipe.adapt is not None:
+            decisions.append(choice.model_copy(update={"about": "source-only"}))
+            adapted = adapt(recipe.adapt, job, target, kept, tuned[kept])
+            kept, tuned[adapted.name] = adapted.name, adapted.kept
+            for name, figures in adapted.figures.items():
+                measured[name] = {**measured.get(name, {}), **figures}
+            decisions += adapted.decisions
+        else:
+            decisions.append(choice)
+        tuned[kept].network.save(beside)
         task.save(beside)
         for name in SPLITS:
             rows: Rows = getattr(splits, name)
@@ -72,10 +92,10 @@ def tune(recipe: Recipe, folder: Path, inputs: str, parents: dict[str, str]) -> 
             labels=splits.labels,
             preprocessing=task.preprocessing,
             metrics=measured,
-            decisions=[choice, *_about_rows(splits)],
+            decisions=[*decisions, *_about_rows(splits)],
             environment=environment.describe(),
             parents=parents,
-            details={"backbone": recipe.backbone.source, "kept": choice.value},
+            details={"backbone": recipe.backbone.source, "kept": kept},
         )
         return artifacts.seal(beside, manifest)
 
