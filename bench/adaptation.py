@@ -29,9 +29,15 @@ MODEL = ROOT / "models" / "tweet-sentiment"
 RUNS = MODEL / ".cache" / "adaptation"
 RECORD = ROOT / "bench" / "results" / "xeon-amx-2-cores" / "adaptation.json"
 ARCHIVE = "additional_resources/hutto_ICWSM_2014.tar.gz"
-OTHERS = {
-    "movies": ("movieReviewSnippets_GroundTruth.txt", "c8293b0d942e90e223ea2c0955d969040d1a1be514a978b9af0698940bd13350"),
-    "editorials": ("nytEditorialSnippets_GroundTruth.txt", "7d8fbcce7dde5d716da53e78f4ef4be6b706e9ef1e1d51887e6d0ad4b69cc27e"),
+OTHERS = {  # each with the sha256 of its file
+    "movies": (
+        "movieReviewSnippets_GroundTruth.txt",
+        "c8293b0d942e90e223ea2c0955d969040d1a1be514a978b9af0698940bd13350",
+    ),
+    "editorials": (
+        "nytEditorialSnippets_GroundTruth.txt",
+        "7d8fbcce7dde5d716da53e78f4ef4be6b706e9ef1e1d51887e6d0ad4b69cc27e",
+    ),
 }
 SOURCE_ONLY, CHOSEN, ORACLE = "source-only", "the label-free choice", "oracle"
 
@@ -120,8 +126,8 @@ def _lines(runs: list[dict[str, Any]]) -> list[str]:
     values: dict[str, dict[int, float]] = {}
     scores: dict[str, list[float]] = {}
     for run in runs:
-        for name, figures in run["candidates"].items():
-            name = SOURCE_ONLY if name == run["source_only"] else name
+        for method, figures in run["candidates"].items():
+            name = SOURCE_ONLY if method == run["source_only"] else method
             values.setdefault(name, {})[run["seed"]] = figures["test"]["value"]
             if "score" in figures:
                 scores.setdefault(name, []).append(figures["score"])

@@ -91,11 +91,15 @@ def _has_labels(adapt: Adapt, settings: Data, labels: Sequence[str], folder: Pat
 def _unlabelled(settings: Data, folder: Path, task: TaskName) -> tuple[list[str], list[tuple[str, str]]]:
     if task == "image-classification":
         # Read like labelled images, with the paths themselves in the place of labels, which are thrown away.
-        rows = read_labelled(settings.model_copy(update={"label": settings.image, "bins": None}), settings.file, folder, task)
+        rows = read_labelled(
+            settings.model_copy(update={"label": settings.image, "bins": None}), settings.file, folder, task
+        )
         return rows.inputs, rows.left_out
     table = read_table(folder / settings.file, settings.encoding, settings.delimiter)
     texts = table.column(settings.text, "adapt.text")
-    empty = [(f"line {line}", "its text is empty") for line, text in zip(table.lines, texts, strict=True) if not text.strip()]
+    empty = [
+        (f"line {line}", "its text is empty") for line, text in zip(table.lines, texts, strict=True) if not text.strip()
+    ]
     return [text for text in texts if text.strip()], empty
 
 

@@ -11,13 +11,13 @@ import random
 from pathlib import Path
 
 from tests.tiny_project import FILLERS, WORDS, write_backbone
+from tldeploy.backbones.load import load_pretrained
 from tldeploy.data.rows import split_rows
 from tldeploy.data.target import Target, read_target
 from tldeploy.recipe import Recipe
-from tldeploy.backbones.load import load_pretrained
 from tldeploy.tuning.job import Job, Part
 
-KNOWN = 2  # words of each class that the source has
+KNOWN = 3  # words of each class that the source has
 SHARES = {"negative": 0.4, "neutral": 0.2, "positive": 0.4}
 
 RECIPE = """\
@@ -25,7 +25,7 @@ name: moved
 task: text-classification
 data: {file: source.csv, test: 0.1, validation: 0.2}
 backbone: {source: backbone, max_length: 32}
-tune: {methods: [fine-tuning], epochs: 4, learning_rate: 0.003, batch_size: 16}
+tune: {methods: [fine-tuning], epochs: 6, learning_rate: 0.003, batch_size: 16}
 adapt: {file: target.csv, test: 0.5, methods: [self-training], oracle: true}
 """
 
@@ -35,7 +35,7 @@ def write_domains(folder: Path, recipe: str = RECIPE) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write_backbone(folder / "backbone")
     draw = random.Random(0)
-    write_rows(folder / "source.csv", [_source_row(draw) for _ in range(240)])
+    write_rows(folder / "source.csv", [_source_row(draw) for _ in range(360)])
     write_rows(folder / "target.csv", [_target_row(draw) for _ in range(400)])
     (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
     return folder

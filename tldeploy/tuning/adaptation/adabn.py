@@ -41,6 +41,8 @@ def adabn(job: Job, target: Examples, start: Tuned) -> Tuned:
         with torch.inference_mode():
             unfold_batch_norm(network.backbone, batches(job.train.examples))
     layers = adapt_batch_norm(
-        network.backbone, ({"pixel_values": pixels} for pixels in batches(target)), lambda batch: network.backbone(**batch)
+        network.backbone,
+        ({"pixel_values": pixels} for pixels in batches(target)),
+        lambda batch: network.backbone(**batch),
     )
     return tuned(job, network, {"adapted_layers": layers})

@@ -52,7 +52,9 @@ def pretraining(job: Job, target: Examples) -> Tuned:
     """Raises RecipeError for images, and for a tokenizer without a mask token."""
     task, source = job.task, job.train.examples
     asked, fix = "go on with pretraining", "take pretraining out of adapt.methods"
-    if not (isinstance(task, TextClassification) and isinstance(source, TextExamples) and isinstance(target, TextExamples)):
+    if not (
+        isinstance(task, TextClassification) and isinstance(source, TextExamples) and isinstance(target, TextExamples)
+    ):
         raise RecipeError(asked, "it is masked words that are learnt, and the rows are images", fix)
     mask = task.token_id("[MASK]", "<mask>")
     if mask is None:
@@ -68,6 +70,9 @@ def pretraining(job: Job, target: Examples) -> Tuned:
 def _learn_words(network: Network, texts: TextExamples, mask: int, job: Job) -> dict[str, float]:
     """In place. The loss of each stage: a mean over its steps, in nats a masked token."""
     embeddings = network.backbone.get_input_embeddings()
+    if not isinstance(embeddings, nn.Embedding):
+        found = f"the encoder's first layer is {type(embeddings).__name__}, not a table of word embeddings"
+        raise RecipeError("go on with pretraining", found, "take pretraining out of adapt.methods")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.settings.seed)
         head = MaskedWords(embeddings).to(next(network.parameters()).device)

@@ -1,4 +1,4 @@
-"""Self-training by a mean teacher: it answers unlabelled target rows, and a student learns its answers from altered ones.
+"""Self-training by a mean teacher: it answers unlabelled target rows, a student learns its answers from altered ones.
 
 1. Both start as the network that was tuned on the source. The teacher's weights are a moving average of the student's
    (Tarvainen & Valpola, Mean teachers are better role models, NIPS 2017).
@@ -29,7 +29,8 @@ from tldeploy.tuning.features import predict_logits
 from tldeploy.tuning.job import Job, Tuned
 
 RATE_SHARE = 0.5  # of tune.learning_rate: the network is trained already
-TEACHER_DECAY = 0.99  # a step
+TEACHER_DECAY = 0.99  # a step; less where there are few
+AVERAGED = 1 / 3  # of all steps at most
 MEAN_DECAY = 0.98  # a batch
 SHARPEN = 2.0  # the exponent of answers: a temperature of one half
 
@@ -55,7 +56,7 @@ def self_training(job: Job, target: Examples, start: Tuned, shares: Scores | Non
             if wanted is not None:
                 mean = MEAN_DECAY * mean + (1 - MEAN_DECAY) * answers.mean(dim=0)
                 answers = answers * wanted / mean
-            sharp = answers**SHARPEN
+            sharp: Tensor = answers**SHARPEN
             return sharp / sharp.sum(dim=1, keepdim=True)
 
     def loss(of_source: list[int], of_target: list[int], progress: float) -> Tensor:
@@ -64,16 +65,18 @@ def self_training(job: Job, target: Examples, start: Tuned, shares: Scores | Non
         seen = student(**on_device(student, altered(target, of_target, draw, settings.augmentation)))
         return nn.functional.cross_entropy(known, classes[of_source]) + nn.functional.cross_entropy(seen, soft)
 
+    steps = steps_of(target, settings)
+    decay = min(TEACHER_DECAY, 1 - 1 / max(1.0, AVERAGED * steps))
     details = train_jointly(
         student,
         settings,
         source.examples,
         target,
-        steps=steps_of(target, settings),
+        steps=steps,
         learning_rate=RATE_SHARE * settings.learning_rate,
         loss=loss,
         what="self-training",
-        after_step=lambda: _follow(teacher, student),
+        after_step=lambda: _follow(teacher, student, decay),
     )
     return tuned(job, teacher.requires_grad_(True), details)
 
@@ -85,8 +88,8 @@ def tuned(job: Job, network: Network, details: dict[str, float]) -> Tuned:
 
 
 @torch.no_grad()
-def _follow(teacher: nn.Module, student: nn.Module) -> None:
+def _follow(teacher: nn.Module, student: nn.Module, decay: float) -> None:
     for slow, fast in zip(teacher.parameters(), student.parameters(), strict=True):
-        slow.lerp_(fast, 1 - TEACHER_DECAY)
-    for slow, fast in zip(teacher.buffers(), student.buffers(), strict=True):
-        slow.copy_(fast)
+        slow.lerp_(fast, 1 - decay)
+    for kept, new in zip(teacher.buffers(), student.buffers(), strict=True):
+        kept.copy_(new)
