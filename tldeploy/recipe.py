@@ -364,7 +364,7 @@ class Adapt(Section):
     label: a column of labels, used for held-out figures and the oracle only: nothing is learnt from or chosen by them.
     test: the share of the target rows, or a file, held out for those figures.
     choose_by: how one method is chosen without labels. oracle: also tune on the target's labels, to compare with.
-    shares: whether the target's classes are about as frequent as the source's, so that answers are moved until they are.
+    shares: whether the target's classes are about as frequent as the source's; then answers are moved until they are.
     """
 
     file: str

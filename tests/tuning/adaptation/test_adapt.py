@@ -144,9 +144,7 @@ def test_a_method_is_decided_by_its_seed(start: Start, method: Callable[[Job, St
 
 
 def test_an_impossible_method_is_named_and_the_others_go_on(start: Start) -> None:
-    found = start.adapt(
-        replace(start.target, oracle=None), start.shortly(), methods=["adabn", "pretraining", "coral"]
-    )
+    found = start.adapt(replace(start.target, oracle=None), start.shortly(), methods=["adabn", "pretraining", "coral"])
     *impossible, _ = found.decisions
     assert [(choice.about, choice.value) for choice in impossible] == [
         ("adabn", "not possible"),

@@ -90,7 +90,7 @@ def test_no_rows_and_classes_that_were_never_trained_on_are_errors() -> None:
 
 
 def test_offsets_give_the_mean_answer_the_wanted_shares() -> None:
-    logits = np.random.default_rng(3).normal(0, 3, (500, 3)) + [2, 0, -1]
+    logits = np.random.default_rng(3).normal(0, 3, (500, 3)) + np.array([2, 0, -1])
     offsets = align_offsets(logits, TARGET)
     np.testing.assert_allclose(softmax(logits + offsets, axis=1).mean(axis=0), TARGET, atol=1e-5)
     assert offsets.sum() == pytest.approx(0)
@@ -100,7 +100,7 @@ def test_offsets_of_answers_that_have_the_shares_already_are_none() -> None:
     logits = np.random.default_rng(4).normal(0, 3, (500, 3))
     shares = softmax(logits, axis=1).mean(axis=0)
     np.testing.assert_allclose(align_offsets(logits, shares), 0, atol=1e-5)
-    moved = align_offsets(logits + [3, -1, 1], shares)
+    moved = align_offsets(logits + np.array([3, -1, 1]), shares)
     np.testing.assert_allclose(moved, [-2, 2, 0], atol=1e-3)  # the shift undone, but for its mean of 1
 
 
