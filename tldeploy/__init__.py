@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tldeploy.draft import init
-    from tldeploy.pipeline import bench, deploy, doctor, export, fetch, predict, run, serve, tune
+    from tldeploy.pipeline import bench, deploy, doctor, export, fetch, predict, rank, run, search, serve, tune
     from tldeploy.recipe import Recipe
     from tldeploy.runtime.triton import Client
 
@@ -27,7 +27,8 @@ _HOMES = {
     "Client": "tldeploy.runtime.triton",
     "init": "tldeploy.draft",
     **dict.fromkeys(
-        ("bench", "deploy", "doctor", "export", "fetch", "predict", "run", "serve", "tune"), "tldeploy.pipeline"
+        ("bench", "deploy", "doctor", "export", "fetch", "predict", "rank", "run", "search", "serve", "tune"),
+        "tldeploy.pipeline",
     ),
 }
 __all__ = [
@@ -40,7 +41,9 @@ __all__ = [
     "fetch",
     "init",
     "predict",
+    "rank",
     "run",
+    "search",
     "serve",
     "tune",
 ]

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from tldeploy.environment import Check
     from tldeploy.runtime import Runner
     from tldeploy.triton.server import Server
+    from tldeploy.tuning.candidates import Candidate
+    from tldeploy.tuning.search import Searched
 
 RecipeLike = Recipe | str | Path
 Protocol = Literal["http", "grpc"]
@@ -77,8 +79,8 @@ def tune(recipe: RecipeLike, force: bool = False) -> Outcome:
 def _tune(recipe: Recipe, fetched: Outcome | None, force: bool) -> Outcome:
     parents = {"fetch": fetched.manifest.sha256} if fetched else {}
     folder = recipe.path("tuned")
-    sources = {name: _content_of(recipe.path(name)) for name in _own_files(recipe)}
-    inputs = fingerprint([recipe.section("name", "task", "data", "backbone", "tune", "adapt"), parents, sources])
+    sections = recipe.section("name", "task", "data", "backbone", "tune", "adapt")
+    inputs = fingerprint([sections, parents, _sources(recipe)])
 
     def run_stage() -> Manifest:
         from tldeploy.tuning.tune import tune as run_tune
@@ -86,6 +88,37 @@ def _tune(recipe: Recipe, fetched: Outcome | None, force: bool) -> Outcome:
         return run_tune(recipe, folder, inputs, parents)
 
     return _unless_current("tune", folder, inputs, force, run_stage)
+
+
+def search(recipe: RecipeLike, trials: int | None = None) -> Searched:
+    """Search for better settings of `tune`, as its `search` section says. trials: in all, instead of the recipe's."""
+    from tldeploy.tuning.search import search as run_search
+
+    recipe = _loaded(recipe)
+    fetched = fetch(recipe)
+    return run_search(recipe, _search_key(recipe, fetched), trials)
+
+
+def _search_key(recipe: Recipe, fetched: Outcome | None) -> str:
+    """Fingerprint of what a trial's result depends on, besides the settings that it is given."""
+    sections = recipe.section("task", "data", "backbone", "tune")
+    tune = sections["tune"]
+    space = tune["search"]["space"] if tune["search"] else {}
+    for name in ("methods", "keep", "trackers", "few_shot", "distillation", *space):
+        del tune[name]
+    if tune["search"]:
+        del tune["search"]["trials"]
+    parents = {"fetch": fetched.manifest.sha256} if fetched else {}
+    return fingerprint([sections, parents, _sources(recipe)])
+
+
+def rank(recipe: RecipeLike, backbones: Sequence[str]) -> list[Candidate]:
+    """Backbones by how well their features would serve the recipe's rows, without training; the best first."""
+    from tldeploy.tuning.candidates import rank_backbones
+
+    recipe = _loaded(recipe)
+    fetch(recipe)
+    return rank_backbones(recipe, backbones)
 
 
 def export(recipe: RecipeLike, force: bool = False) -> Outcome:
@@ -244,6 +277,10 @@ def _own_files(recipe: Recipe) -> list[str]:
     if recipe.adapt:
         names += [recipe.adapt.file, recipe.adapt.test]
     return [name for name in names if isinstance(name, str) and recipe.path(name).exists()]
+
+
+def _sources(recipe: Recipe) -> dict[str, dict[str, str]]:
+    return {name: _content_of(recipe.path(name)) for name in _own_files(recipe)}
 
 
 def _content_of(place: Path) -> dict[str, str]:

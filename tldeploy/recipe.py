@@ -33,7 +33,7 @@ Method = Literal["feature-extraction", "fine-tuning", "lora", "few-shot", "disti
 Keep = Literal["best", Method]
 Variant = Literal["fp32", "fused", "int8-dynamic"]
 Engine = Literal["torch", "onnxruntime", "triton-http", "triton-grpc"]
-Adaptation = Literal["pretraining", "self-training", "coral", "mmd", "dann", "adabn"]
+Adaptation = Literal["pretraining", "self-training", "noisy-student", "coral", "mmd", "dann", "adabn"]
 ADAPTATIONS: tuple[Adaptation, ...] = get_args(Adaptation)
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 ENGINES: tuple[Engine, ...] = get_args(Engine)
@@ -222,7 +222,7 @@ class Lora(Section):
     """
 
     rank: Count = 8
-    alpha: float = Field(default=16, gt=0)
+    alpha: Count = 16
     dropout: float = Field(default=0.05, ge=0, lt=1)
     targets: list[str] = []
 
@@ -230,13 +230,14 @@ class Lora(Section):
 class FewShot(Section):
     """Learning from pairs (as SetFit, Tunstall et al., 2022), for a handful of rows a class.
 
-    rows_per_class: how many training rows of each class are used; by default all. pairs: drawn for each row.
+    rows_per_class: how many training rows of each class are used; by default all.
+    pairs: drawn for each row with rows of its own class, and as many with rows of others.
     """
 
     rows_per_class: Count | None = None
-    pairs: Count = 20
+    pairs: Count = 10
     epochs: Count = 1
-    learning_rate: float = Field(default=2e-5, gt=0, lt=1)
+    learning_rate: float = Field(default=1e-4, gt=0, lt=1)
 
 
 class Distillation(Section):

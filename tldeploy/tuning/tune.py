@@ -9,35 +9,42 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tldeploy import artifacts, environment
 from tldeploy.artifacts import Choice, Manifest
 from tldeploy.backbones.load import load_pretrained
 from tldeploy.backbones.network import Network
-from tldeploy.data.profile import repeats
+from tldeploy.data import health
 from tldeploy.data.rows import Rows, Splits, split_rows
 from tldeploy.data.target import read_target
 from tldeploy.progress import say
 from tldeploy.recipe import Method, Recipe, Tune
 from tldeploy.tasks.classification import Classification
 from tldeploy.tuning.adaptation.adapt import about_target, adapt, distance
-from tldeploy.tuning.features import feature_extraction
+from tldeploy.tuning.calibrate import calibrate, words
+from tldeploy.tuning.distillation import distillation
+from tldeploy.tuning.features import feature_extraction, weights_fingerprint
+from tldeploy.tuning.few_shot import few_shot
 from tldeploy.tuning.fine_tuning import fine_tuning
+from tldeploy.tuning.from_scratch import from_scratch
 from tldeploy.tuning.job import Job, Logits, Part, Tuned
+from tldeploy.tuning.lora import lora
 
 SPLITS = ("train", "validation", "test")
+NAMED = 8  # of the rows that are left out
 
 METHODS: dict[Method, Callable[[Job], Tuned]] = {
     "feature-extraction": feature_extraction,
     "fine-tuning": fine_tuning,
+    "lora": lora,
+    "few-shot": few_shot,
+    "distillation": distillation,
+    "from-scratch": from_scratch,
 }
 
 
@@ -53,6 +60,9 @@ def tune(recipe: Recipe, folder: Path, inputs: str, parents: dict[str, str]) -> 
         splits = replace(splits, test=target.test or splits.test)
     counts = (len(splits.train), len(splits.validation), len(splits.test))
     say("tune: {} rows to learn from, {} to choose by, {} held out".format(*counts))
+    about_rows = _about_rows(splits)
+    for found in about_rows:
+        say(f"tune: {found.about}: {found.value} ({found.reason})")
     with artifacts.writing(folder) as beside:
         network, task = load_pretrained(recipe, splits.labels, beside)
         job = _job(recipe, network, task, splits)
@@ -61,25 +71,32 @@ def tune(recipe: Recipe, folder: Path, inputs: str, parents: dict[str, str]) -> 
         measured: dict[str, dict[str, Any]] = {}
         for method in recipe.tune.methods:
             start = time.monotonic()
-            found = tuned[method] = METHODS[method](job)
+            result = tuned[method] = METHODS[method](job)
             measured[method] = {
-                "validation": _measured(task, splits.validation, found.validation),
-                "test": _measured(task, splits.test, found.test),
+                "validation": _measured(task, splits.validation, result.validation),
+                "test": _measured(task, splits.test, result.test),
                 "seconds": round(time.monotonic() - start, 1),
-                **found.details,
+                **result.details,
             }
         choice = _choose(recipe.tune, measured, task.metric_name)
-        kept = choice.value
+        name = choice.value
         if target is not None and recipe.adapt is not None:
             decisions.append(choice.model_copy(update={"about": "source-only"}))
-            adapted = adapt(recipe.adapt, job, target, kept, tuned[kept])
-            kept, tuned[adapted.name] = adapted.name, adapted.kept
-            for name, figures in adapted.figures.items():
-                measured[name] = {**measured.get(name, {}), **figures}
+            adapted = adapt(recipe.adapt, job, target, name, tuned[name])
+            name, tuned[adapted.name] = adapted.name, adapted.kept
+            for candidate, figures in adapted.figures.items():
+                measured[candidate] = {**measured.get(candidate, {}), **figures}
             decisions += adapted.decisions
         else:
             decisions.append(choice)
-        tuned[kept].network.save(beside)
+        kept = tuned[name]
+        decisions, details = [*decisions, *about_rows], {"backbone": recipe.backbone.source, "kept": name}
+        if recipe.tune.calibration:
+            details["calibration"] = calibration = calibrate(kept, job)
+            reason = words(calibration)
+            decisions.append(Choice(about="temperature", value=round(calibration["temperature"], 3), reason=reason))
+        details["curves"] = {name: found.curves for name, found in tuned.items() if found.curves}
+        kept.network.save(beside)
         task.save(beside)
         for name in SPLITS:
             rows: Rows = getattr(splits, name)
@@ -92,10 +109,10 @@ def tune(recipe: Recipe, folder: Path, inputs: str, parents: dict[str, str]) -> 
             labels=splits.labels,
             preprocessing=task.preprocessing,
             metrics=measured,
-            decisions=[*decisions, *_about_rows(splits)],
+            decisions=decisions,
             environment=environment.describe(),
             parents=parents,
-            details={"backbone": recipe.backbone.source, "kept": kept},
+            details=details,
         )
         return artifacts.seal(beside, manifest)
 
@@ -110,25 +127,18 @@ def _job(recipe: Recipe, network: Network, task: Classification, splits: Splits)
         settings=recipe.tune,
         task=task,
         network=network,
-        weights=_weights_fingerprint(network),
+        weights=weights_fingerprint(network),
         train=part(splits.train),
         validation=part(splits.validation),
         test=part(splits.test),
         cache=cache,
         folder=recipe.folder,
+        rows=splits.train.inputs,
     )
 
 
 def _measured(task: Classification, rows: Rows, logits: Logits) -> dict[str, Any]:
     return task.measure(rows.classes, task.decode(logits)).as_json()
-
-
-def _weights_fingerprint(network: Network) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.backbone.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(tensor.numpy()).tobytes())
-    return digest.hexdigest()
 
 
 def _choose(settings: Tune, measured: dict[str, dict[str, Any]], metric: str) -> Choice:
@@ -142,13 +152,18 @@ def _choose(settings: Tune, measured: dict[str, dict[str, Any]], metric: str) ->
 
 
 def _about_rows(splits: Splits) -> list[Choice]:
-    """What the data has in it that the figures must be read with."""
+    """What the data has in it, and lacks, that the figures must be read with."""
     found = []
     if splits.left_out:
-        place, why = splits.left_out[0]
-        reason = f"there is nothing to learn from them; the first: {place}, {why}"
+        named = "; ".join(f"{place}: {why}" for place, why in splits.left_out[:NAMED])
+        more = f"; and {len(splits.left_out) - NAMED} more" if len(splits.left_out) > NAMED else ""
+        reason = f"there is nothing to learn from them: {named}{more}"
         found.append(Choice(about="rows left out", value=len(splits.left_out), reason=reason))
-    if leaked := repeats(splits).leaked:
-        reason = "they occur in the rows that are learnt from too, which flatters the held-out figures"
-        found.append(Choice(about="held-out rows that are not new", value=leaked, reason=reason))
+    train, validation, test = (
+        health.Part(rows.identities, rows.classes) for rows in (splits.train, splits.validation, splits.test)
+    )
+    found += health.findings(splits.labels, train, validation, test, splits.train.column)
+    if splits.train.column == "text":
+        texts = [text for rows in (splits.train, splits.validation, splits.test) for text in rows.inputs]
+        found += health.text_findings(texts, [repr(text[:60]) for text in texts])
     return found

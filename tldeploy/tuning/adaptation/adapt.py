@@ -35,6 +35,7 @@ from tldeploy.tuning.adaptation.adabn import adabn
 from tldeploy.tuning.adaptation.aligning import aligning
 from tldeploy.tuning.adaptation.choosing import VALIDATORS
 from tldeploy.tuning.adaptation.distance import proxy_a_distance
+from tldeploy.tuning.adaptation.noisy_student import noisy_student
 from tldeploy.tuning.adaptation.pretraining import pretraining
 from tldeploy.tuning.adaptation.prior import align_offsets
 from tldeploy.tuning.adaptation.self_training import self_training
@@ -138,7 +139,7 @@ def adapt(settings: Adapt, job: Job, target: Target, name: str, source: Tuned) -
     for method in settings.methods:
         start = time.monotonic()
         try:
-            found = _run(method, blind, examples, source, shares)
+            found = _run(method, blind, examples, source, best.tuned, shares)
         except RecipeError as error:
             say(f"adapt: {method} is not possible: {error.found}")
             impossible.append(Choice(about=method, value="not possible", reason=error.found))
@@ -176,8 +177,11 @@ def _examples(job: Job, target: Target) -> Examples:
     return job.task.examples(target.unlabelled, job.cache)
 
 
-def _run(method: Adaptation, job: Job, target: Examples, source: Tuned, shares: Scores | None) -> Tuned:
+def _run(method: Adaptation, job: Job, target: Examples, source: Tuned, best: Tuned, shares: Scores | None) -> Tuned:
+    """best: of the candidates so far."""
     match method:
+        case "noisy-student":
+            return noisy_student(job, target, best)
         case "self-training":
             return self_training(job, target, source, shares)
         case "pretraining":

@@ -57,7 +57,9 @@ def aligning(job: Job, target: Examples, method: Aligning) -> Tuned:
         known = network.features(**on_device(network, source.examples.batch(of_source)))
         new = network.features(**on_device(network, target.batch(of_target)))
         answers = network.head(network.dropout(known))
-        return nn.functional.cross_entropy(answers, classes[of_source]) + apart(known, new, dann_schedule(progress))
+        with torch.autocast(device.type, enabled=False):
+            gap = apart(known.float(), new.float(), dann_schedule(progress))
+        return nn.functional.cross_entropy(answers, classes[of_source]) + gap
 
     details = train_jointly(
         network,

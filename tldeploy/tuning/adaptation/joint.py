@@ -18,6 +18,7 @@ from tldeploy.errors import QualityError
 from tldeploy.progress import progress
 from tldeploy.recipe import Tune
 from tldeploy.tasks.classification import Examples, Tensors
+from tldeploy.tuning import precision
 from tldeploy.tuning.schedules import parameter_groups
 
 BATCHES_A_BLOCK = 50
@@ -41,8 +42,8 @@ def train_jointly(
 ) -> dict[str, Any]:
     """Train `network` in place by AdamW, with the rate warmed up and then lowered linearly to 0; what there is to say.
 
-    beside: modules that learn along, such as a discriminator. Dropout's draws follow settings.seed.
-    Raises QualityError when the weights stop being finite.
+    beside: modules that learn along, such as a discriminator. Dropout's draws follow settings.seed. The loss is called
+    in the precision of the recipe. Raises QualityError when the weights stop being finite.
     """
     draw = np.random.default_rng(settings.seed)
     batches = [_endless(examples, settings.batch_size, draw) for examples in (source, target)]
@@ -52,17 +53,24 @@ def train_jointly(
     optimizer = torch.optim.AdamW(groups, fused=True)
     rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warm_then_linear(step, steps, settings.warmup))
     learning = [parameter for _, parameter in named if parameter.requires_grad]
+    how, device = precision.arguments(settings), next(network.parameters()).device
+    dtype = torch.float16 if how["fp16"] else torch.bfloat16
+    lowered = torch.autocast(device.type, dtype, enabled=how["fp16"] or how["bf16"])
+    scaler = torch.amp.GradScaler(device.type, enabled=how["fp16"])
     total = 0.0
     devices = list(range(torch.cuda.device_count()))
     with torch.random.fork_rng(devices), progress(what, steps) as advance:
         torch.manual_seed(settings.seed)
         _start_training(network, settings)
         for step in range(steps):
-            found = loss(next(batches[0]), next(batches[1]), step / steps)
+            with lowered:
+                found = loss(next(batches[0]), next(batches[1]), step / steps)
             optimizer.zero_grad()
-            found.backward()  # type: ignore[no-untyped-call]
+            scaler.scale(found).backward()  # type: ignore[no-untyped-call]
+            scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(learning, MOST_GRADIENT)
-            optimizer.step()
+            scaler.step(optimizer)
+            scaler.update()
             rate.step()
             if after_step is not None:
                 after_step()

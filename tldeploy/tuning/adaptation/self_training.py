@@ -66,7 +66,7 @@ def self_training(job: Job, target: Examples, start: Tuned, shares: Scores | Non
         return nn.functional.cross_entropy(known, classes[of_source]) + nn.functional.cross_entropy(seen, soft)
 
     steps = steps_of(target, settings)
-    decay = min(TEACHER_DECAY, 1 - 1 / max(1.0, AVERAGED * steps))
+    decay = teacher_decay(steps)
     details = train_jointly(
         student,
         settings,
@@ -76,7 +76,7 @@ def self_training(job: Job, target: Examples, start: Tuned, shares: Scores | Non
         learning_rate=RATE_SHARE * settings.learning_rate,
         loss=loss,
         what="self-training",
-        after_step=lambda: _follow(teacher, student, decay),
+        after_step=lambda: follow(teacher, student, decay),
     )
     return tuned(job, teacher.requires_grad_(True), details)
 
@@ -87,8 +87,14 @@ def tuned(job: Job, network: Network, details: dict[str, float]) -> Tuned:
     return Tuned(network.eval(), validation, predict_logits(network, job.test.examples, "predict test rows"), details)
 
 
+def teacher_decay(steps: int) -> float:
+    """Of the moving average of weights, a step."""
+    return min(TEACHER_DECAY, 1 - 1 / max(1.0, AVERAGED * steps))
+
+
 @torch.no_grad()
-def _follow(teacher: nn.Module, student: nn.Module, decay: float) -> None:
+def follow(teacher: nn.Module, student: nn.Module, decay: float) -> None:
+    """Move the teacher's weights towards the student's."""
     for slow, fast in zip(teacher.parameters(), student.parameters(), strict=True):
         slow.lerp_(fast, 1 - decay)
     for kept, new in zip(teacher.buffers(), student.buffers(), strict=True):

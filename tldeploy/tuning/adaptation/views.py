@@ -15,10 +15,12 @@ from tldeploy.tuning.augmentation import Strength, augment
 WORD_DROP = 0.2
 
 
-def altered(examples: Examples, rows: Sequence[int], draw: np.random.Generator, strength: Strength) -> Tensors:
-    """A batch of some rows: texts with WORD_DROP of their tokens left out, images augmented with `strength`."""
+def altered(
+    examples: Examples, rows: Sequence[int], draw: np.random.Generator, strength: Strength, word_drop: float = WORD_DROP
+) -> Tensors:
+    """A batch of some rows: texts with a share of their tokens left out, images augmented with `strength`."""
     if isinstance(examples, TextExamples):
-        return examples.encoder.pad([drop_tokens(examples.ids[row], WORD_DROP, draw) for row in rows])
+        return examples.encoder.pad([drop_tokens(examples.ids[row], word_drop, draw) for row in rows])
     if isinstance(examples, ImageExamples):
         return {"pixels": np.stack([augment(examples.pixels[row], draw, strength) for row in rows])}
     raise RecipeError("alter rows", f"no view of {type(examples).__name__} is known", "use texts or images")
