@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from tldeploy.environment import Check
     from tldeploy.runtime import Runner
     from tldeploy.triton.server import Server
-    from tldeploy.tuning.finder import Suggestion
     from tldeploy.tuning.candidates import Candidate
+    from tldeploy.tuning.finder import Suggestion
     from tldeploy.tuning.search import Searched
 
 RecipeLike = Recipe | str | Path
@@ -95,7 +95,8 @@ def find_rate(recipe: RecipeLike) -> tuple[Suggestion, Path]:
 def _tune(recipe: Recipe, fetched: Outcome | None, force: bool) -> Outcome:
     parents = {"fetch": fetched.manifest.sha256} if fetched else {}
     folder = recipe.path("tuned")
-    inputs = fingerprint([recipe.section("name", "task", "data", "backbone", "tune"), parents, _sources(recipe)])
+    sections = recipe.section("name", "task", "data", "backbone", "tune", "adapt")
+    inputs = fingerprint([sections, parents, _sources(recipe)])
 
     def run_stage() -> Manifest:
         from tldeploy.tuning.tune import tune as run_tune
@@ -291,8 +292,10 @@ def _tell(outcome: Outcome) -> None:
 
 def _own_files(recipe: Recipe) -> list[str]:
     """The files and folders of the recipe's own that tuning reads; hub ids are no files."""
-    splits = [split for split in (recipe.data.test, recipe.data.validation) if isinstance(split, str)]
-    return [name for name in (recipe.data.file, *splits, recipe.backbone.source) if recipe.path(name).exists()]
+    names = [recipe.data.file, recipe.data.test, recipe.data.validation, recipe.backbone.source]
+    if recipe.adapt:
+        names += [recipe.adapt.file, recipe.adapt.test]
+    return [name for name in names if isinstance(name, str) and recipe.path(name).exists()]
 
 
 def _sources(recipe: Recipe) -> dict[str, dict[str, str]]:
