@@ -16,7 +16,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tldeploy.draft import init
-    from tldeploy.pipeline import bench, deploy, doctor, export, fetch, predict, run, serve, tune
+    from tldeploy.pipeline import (
+        bench,
+        deploy,
+        doctor,
+        export,
+        fetch,
+        lint,
+        predict,
+        rollback,
+        run,
+        serve,
+        trace,
+        tune,
+        verify,
+    )
     from tldeploy.recipe import Recipe
     from tldeploy.runtime.triton import Client
 
@@ -27,7 +41,22 @@ _HOMES = {
     "Client": "tldeploy.runtime.triton",
     "init": "tldeploy.draft",
     **dict.fromkeys(
-        ("bench", "deploy", "doctor", "export", "fetch", "predict", "run", "serve", "tune"), "tldeploy.pipeline"
+        (
+            "bench",
+            "deploy",
+            "doctor",
+            "export",
+            "fetch",
+            "lint",
+            "predict",
+            "rollback",
+            "run",
+            "serve",
+            "trace",
+            "tune",
+            "verify",
+        ),
+        "tldeploy.pipeline",
     ),
 }
 __all__ = [
@@ -39,10 +68,14 @@ __all__ = [
     "export",
     "fetch",
     "init",
+    "lint",
     "predict",
+    "rollback",
     "run",
     "serve",
+    "trace",
     "tune",
+    "verify",
 ]
 
 

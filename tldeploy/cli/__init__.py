@@ -14,7 +14,22 @@ from types import FrameType
 import click
 
 from tldeploy import __version__
-from tldeploy.cli import bench, deploy, doctor, export, fetch, init, predict, run, serve, tune
+from tldeploy.cli import (
+    bench,
+    deploy,
+    doctor,
+    export,
+    fetch,
+    init,
+    lint,
+    predict,
+    rollback,
+    run,
+    serve,
+    trace,
+    tune,
+    verify,
+)
 from tldeploy.cli.show import print_json, wants_json
 from tldeploy.errors import INTERRUPTED, StorageError, TldeployError, UsageError, storage_errors
 
@@ -38,7 +53,7 @@ Exit codes:
 
 Every verb takes --json: the last line of standard output is then one JSON object, also for an error.
 """
-VERBS = (init, run, fetch, tune, export, deploy, serve, predict, bench, doctor)
+VERBS = (init, run, fetch, tune, export, deploy, serve, predict, bench, lint, rollback, trace, verify, doctor)
 
 
 class _InOrder(click.Group):
