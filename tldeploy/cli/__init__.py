@@ -46,7 +46,7 @@ Examples:
 Exit codes:
   0    done                           6    missing package, provider or program
   1    a bug of tldeploy              7    the server failed, or refused a request
-  2    wrong usage                    8    quality below what was asked for
+  2    wrong usage                    8    quality below what was asked for, or lint's errors
   3    mistakes in a recipe           9    disk full, or not writable
   4    unusable data                  130  interrupted: run again to go on
   5    damaged artifact or weights
