@@ -17,6 +17,10 @@ from typing import Any
 from tldeploy.recipe import Deploy
 from tldeploy.triton.repository import publish
 
+# Imported where they are first used, which would be in every fork.
+__import__("onnx")
+__import__("tritonclient.grpc.model_config_pb2")
+
 KILLED = 9
 CHANGES = ("replace", "rename", "unlink", "rmdir")
 

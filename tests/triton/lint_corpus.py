@@ -5,6 +5,7 @@ Each is a function that writes into an empty folder. They start from a good mode
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,9 +87,14 @@ def graph(
     ir_version: int = 10,
     inputs: tuple[str, ...] = ("pixels",),
 ) -> onnx.ModelProto:
-    """scores = pixels @ weights. Only its declarations matter: nothing runs it."""
-    weights = numpy_helper.from_array(np.ones((4, 3), dtype=np.float32), "weights")
-    nodes = [helper.make_node("MatMul", [inputs[0], "weights"], ["scores"])]
+    """scores = pixels as float rows @ weights; a second input is declared and not used."""
+    width = math.prod(dim for dim in shape[1:] if isinstance(dim, int))
+    weights = numpy_helper.from_array(np.ones((width if width > 1 else 4, 3), dtype=np.float32), "weights")
+    nodes = [
+        helper.make_node("Cast", [inputs[0]], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Flatten", ["floats"], ["rows"]),
+        helper.make_node("MatMul", ["rows", "weights"], ["scores"]),
+    ]
     given = [helper.make_tensor_value_info(name, kind, shape) for name in inputs]
     made = [helper.make_tensor_value_info("scores", TensorProto.FLOAT, out)]
     body = helper.make_graph(nodes, "g", given, made, [weights])

@@ -135,9 +135,11 @@ def test_a_rollback_killed_at_any_moment_leaves_a_repository_that_loads(reposito
 
 def test_a_version_that_was_rolled_back_to_answers(repository: Path, other_export: Path) -> None:
     rollback(repository, "tiny")
-    with Server(repository, http_port=0, grpc_port=0, metrics_port=0) as server:
-        with Client(url=server.http_url, model="tiny", protocol="http") as client:
-            served = np.concatenate([client.predict([row]) for row in ROWS[:4]])
+    with (
+        Server(repository, http_port=0, grpc_port=0, metrics_port=0) as server,
+        Client(url=server.http_url, model="tiny", protocol="http") as client,
+    ):
+        served = np.concatenate([client.predict([row]) for row in ROWS[:4]])
     np.testing.assert_allclose(served, answer(other_export, ROWS[:4]), atol=1e-6)
 
 

@@ -136,7 +136,8 @@ def test_a_tuned_network_made_again_before_deploying_is_not_taken_for_the_parent
     write_tuned(project / "tuned", artifacts.read(project / "data", "fetch"), content="another")
     pipeline.deploy(project, force=True)
     found = follow(project)
-    assert [(link.what, link.sha256, link.state) for link in found.links[3:]][0] == ("tune", parent, "replaced")
+    tuned = found.links[3]
+    assert (tuned.what, tuned.sha256, tuned.state) == ("tune", parent, "replaced")
     assert [link.what for link in found.links] == ["graph", "deploy", "export", "tune", "recipe"]
 
 

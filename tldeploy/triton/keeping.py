@@ -172,9 +172,8 @@ def _configuration_files(repository: Path, manifest: Manifest) -> dict[str, str]
     """Those that describe all versions: as the live version's publication, or a rollback to it, wrote them."""
     recorded: dict[str, str] = manifest.details["repository_files"]
     files = {place: sha256 for place, sha256 in recorded.items() if place.count("/") == 1}
-    record = repository / manifest.name / ROLLED_BACK
-    if record.is_file():
-        rolled_back: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
-        if rolled_back["version"] == manifest.details["version"]:
-            files |= rolled_back["files"]
-    return files
+    try:
+        record: dict[str, Any] = json.loads((repository / manifest.name / ROLLED_BACK).read_bytes())
+        return files | record["files"] if record["version"] == manifest.details["version"] else files
+    except (OSError, ValueError, KeyError, TypeError):
+        return files  # there is none, or it is damaged: then the configurations differ from what was published

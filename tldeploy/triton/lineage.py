@@ -8,6 +8,7 @@ whether what is on disk still is what was recorded.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -59,17 +60,20 @@ def record(recipe: Recipe, repository: Path) -> dict[str, Any]:
 
     The recipe's folder is kept relative to the repository, so that both can be moved together.
     """
-    stages: list[dict[str, Any]] = []
-    manifest: Manifest | None = artifacts.read(recipe.path(FOLDERS["export"]), "export")
-    while manifest:
-        stages.append(_facts(manifest))
-        kind, sha256 = next(iter(manifest.parents.items()), ("", ""))
-        manifest = _read(recipe.path(FOLDERS.get(kind, kind)), kind) if kind else None
-        if kind and (manifest is None or manifest.sha256 != sha256):
-            stages.append({"stage": kind, "sha256": sha256})
-            break
+    stages = list(_behind(recipe, artifacts.read(recipe.path(FOLDERS["export"]), "export")))
     folder = Path(os.path.relpath(recipe.folder.resolve(), repository.resolve())).as_posix()
     return {"recipe": {"folder": folder, "sha256": _recipe_sha256(recipe)}, "stages": stages}
+
+
+def _behind(recipe: Recipe, manifest: Manifest) -> Iterator[dict[str, Any]]:
+    """The artifact and its parents; of a parent that is no longer there only the hash is known."""
+    yield _facts(manifest)
+    for kind, sha256 in manifest.parents.items():
+        parent = _read(recipe.path(FOLDERS.get(kind, kind)), kind)
+        if parent and parent.sha256 == sha256:
+            yield from _behind(recipe, parent)
+        else:
+            yield {"stage": kind, "sha256": sha256}
 
 
 def _facts(manifest: Manifest) -> dict[str, Any]:
