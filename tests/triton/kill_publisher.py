@@ -14,12 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+# tldeploy imports these where it first needs them, which would be in every fork.
+import onnx  # noqa: F401
+import tritonclient.grpc.model_config_pb2  # noqa: F401
+
 from tldeploy.recipe import Deploy
 from tldeploy.triton.repository import publish
-
-# Imported where they are first used, which would be in every fork.
-__import__("onnx")
-__import__("tritonclient.grpc.model_config_pb2")
 
 KILLED = 9
 CHANGES = ("replace", "rename", "unlink", "rmdir")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import pytest
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from tests.tiny import write_export
 from tests.triton import lint_corpus as corpus
@@ -17,6 +20,7 @@ from tldeploy.triton import config
 from tldeploy.triton.lint.check import lint
 from tldeploy.triton.lint.layout import read_layout
 from tldeploy.triton.lint.mending import mend
+from tldeploy.triton.lint.reading import read_config
 from tldeploy.triton.lint.rules import RULES, Finding
 from tldeploy.triton.repository import publish
 
@@ -132,6 +136,50 @@ def test_all_mistakes_of_one_text_are_named(tmp_path: Path) -> None:
         ("unknown-field", 24),
         ("unknown-field", 25),
     ]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_text_has_findings_exactly_when_the_parser_refuses_it(seed: int) -> None:
+    draw = random.Random(seed)
+    for _ in range(60):
+        text = draw.choice([corpus.CONFIG, corpus.CROP, corpus.ENSEMBLE])
+        for _ in range(draw.randint(1, 4)):
+            text = mutated(text, draw)
+        try:
+            text_format.Parse(text, ModelConfig())
+            refused = False
+        except text_format.ParseError:
+            refused = True
+        reading = read_config(text, "m", "m/config.pbtxt")
+        assert bool(reading.findings) == refused, text
+        assert reading.config is not None or refused, text
+
+
+def mutated(text: str, draw: random.Random) -> str:
+    """With some characters or a field taken out, put in, or said twice."""
+    at = draw.randrange(len(text))
+    kind = draw.randrange(4)
+    if kind == 0:
+        return text[:at] + text[at + draw.randint(1, 6) :]
+    if kind == 1:
+        return text[:at] + draw.choice("{}[]<>:,\"'#\\ \n\0é-1x") + text[at:]
+    if kind == 2:
+        again = draw.randrange(len(text))
+        return text[:at] + text[again : again + draw.randint(1, 40)] + text[at:]
+    field = draw.choice(["max_batch_size", "dims", "level: 2", "sequence_batching{}", "foo: 1", "TYPE_FP99"])
+    return f"{text[:at]} {field} {text[at:]}"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_damage_to_a_model_file_ends_the_linter(seed: int, tmp_path: Path) -> None:
+    file, draw = corpus.classifier(tmp_path) / "1" / "model.onnx", random.Random(seed)
+    whole = file.read_bytes()
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for _ in range(draw.randint(1, 3)):
+            damaged[draw.randrange(len(damaged))] = draw.randrange(256)
+        file.write_bytes(bytes(damaged))
+        assert lint(tmp_path, TARGET).models == ("classifier",)
 
 
 def test_findings_of_several_models_name_theirs(tmp_path: Path) -> None:

@@ -43,6 +43,9 @@ def read_graph(path: Path) -> Graph | str:
         return "Protobuf parsing failed"
     if not model.graph.output:
         return "it has no outputs"
+    values = (*model.graph.input, *model.graph.output, *model.graph.initializer)
+    if any(isinstance(value.name, bytes) for value in values):
+        return "it has a name that is no UTF-8 text"
     weights = {initializer.name for initializer in model.graph.initializer}
     return Graph(
         inputs=tuple(_tensor(value) for value in model.graph.input if value.name not in weights),
@@ -57,8 +60,8 @@ def _tensor(value: Any) -> GraphTensor:
     import onnx
 
     kind = value.type.tensor_type
-    other = value.type.WhichOneof("value") or "none"
-    name = onnx.TensorProto.DataType.Name(kind.elem_type) if kind.elem_type else other
+    known = onnx.TensorProto.DataType.DESCRIPTOR.values_by_number.get(kind.elem_type)
+    name = known.name if known and kind.elem_type else value.type.WhichOneof("value") or "none"
     if not kind.HasField("shape"):
         return GraphTensor(value.name, triton_type(kind.elem_type) or name, None)
     dims = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in kind.shape.dim)
@@ -76,13 +79,15 @@ def _lost(graph: Any, folder: Path) -> dict[str, str]:
         entries = {entry.key: entry.value for entry in tensor.external_data}
         name = entries.get("location", "")
         file = folder / name
-        needed = int(entries.get("offset", 0)) + int(entries.get("length", 0))
+        sizes = [entries.get(key, "0") for key in ("offset", "length")]
         if not name or not file.is_file():
             lost[name] = "External data path does not exist"
         elif not file.resolve().is_relative_to(folder.resolve()):
             lost[name] = "it lies outside the version folder, which onnxruntime refuses"
-        elif (size := file.stat().st_size) < needed:
-            lost.setdefault(name, f"it has {size} bytes, {tensor.name} needs {needed}")
+        elif not all(size.isdecimal() for size in sizes):
+            lost[name] = f"{tensor.name} has the offset and length {', '.join(sizes)}"
+        elif (size := file.stat().st_size) < sum(map(int, sizes)):
+            lost.setdefault(name, f"it has {size} bytes, {tensor.name} needs {sum(map(int, sizes))}")
     return lost
 
 

@@ -210,13 +210,11 @@ class Model:
         return self._ports(self.known.output, self.graph.outputs if self.graph else ())
 
     def _ports(self, declared: Any, provided: Sequence[Any]) -> list[Port]:
-        from tritonclient.grpc.model_config_pb2 import DataType
-
         if declared:
             return [
                 Port(
                     tensor.name,
-                    DataType.Name(tensor.data_type),
+                    datatype_of(tensor),
                     tuple(tensor.dims),
                     bool(getattr(tensor, "optional", False)),
                 )
@@ -227,6 +225,14 @@ class Model:
             Port(tensor.name, tensor.datatype, None if tensor.dims is None else tensor.dims[cut:])
             for tensor in provided
         ]
+
+
+def datatype_of(tensor: Any) -> str:
+    """Its name; a number that has none can be written in a configuration, too."""
+    from tritonclient.grpc.model_config_pb2 import DataType
+
+    known = DataType.DESCRIPTOR.values_by_number.get(tensor.data_type)
+    return str(known.name) if known else str(tensor.data_type)
 
 
 def dims_of(tensor: Any) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tldeploy.triton.lint.models import Model, Target
+from tldeploy.triton.lint.models import Model, Target, datatype_of
 from tldeploy.triton.lint.rules import Edit
 
 INTEGERS = {"TYPE_INT32", "TYPE_INT64"}
@@ -122,10 +122,8 @@ def _warmup(model: Model) -> None:
 
 
 def _warmup_data(model: Model, inputs: object, at: tuple[str, int]) -> None:
-    from tritonclient.grpc.model_config_pb2 import DataType
-
     for name, tensor in sorted(inputs.items()):  # type: ignore[attr-defined]
-        datatype = DataType.Name(tensor.data_type)
+        datatype = datatype_of(tensor)
         if tensor.random_data and datatype in INTEGERS:
             found = f"input '{name}' gets random {datatype}, most of them outside any vocabulary"
             model.report("warmup-random-ids", found, "zero_data: true, or an input_data_file", *at)

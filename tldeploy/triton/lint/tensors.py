@@ -10,7 +10,7 @@ import math
 from typing import Any, Literal
 
 from tldeploy.triton.lint.graph import Graph, GraphTensor
-from tldeploy.triton.lint.models import Model, dims_of, words
+from tldeploy.triton.lint.models import Model, datatype_of, dims_of, words
 from tldeploy.triton.lint.reading import nearest
 
 Kind = Literal["input", "output"]
@@ -96,14 +96,12 @@ def _unexpected(model: Model, kind: str, index: int, name: str, allowed: list[st
 
 
 def _tensor(model: Model, kind: str, index: int, declared: Any, provided: GraphTensor, file: str) -> None:
-    from tritonclient.grpc.model_config_pb2 import DataType
-
     if not provided.datatype.startswith("TYPE_"):
         if provided.datatype != "BFLOAT16":  # onnxruntime's bfloat16 is Triton's TYPE_BF16 in newer servers
             found = f"{kind} '{declared.name}' has the type {provided.datatype}, which Triton cannot carry"
             model.report("datatype-unsupported", found, "cast it inside the graph", kind, index)
         return
-    datatype = DataType.Name(declared.data_type)
+    datatype = datatype_of(declared)
     if declared.data_type and datatype != provided.datatype:
         expects = f"configuration expects datatype {datatype} for {kind} '{declared.name}'"
         found = f"{expects}, model provides {provided.datatype}"
