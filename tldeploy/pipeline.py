@@ -8,7 +8,6 @@ of `import tldeploy`.
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +24,11 @@ from tldeploy.recipe import Recipe
 if TYPE_CHECKING:
     from tldeploy.environment import Check
     from tldeploy.runtime import Runner
+    from tldeploy.triton.keeping import Verified
+    from tldeploy.triton.lineage import Trace
+    from tldeploy.triton.lint.check import Lint
+    from tldeploy.triton.lint.models import Target
+    from tldeploy.triton.repository import Publication
     from tldeploy.triton.server import Server
     from tldeploy.tuning.candidates import Candidate
     from tldeploy.tuning.finder import Suggestion
@@ -153,14 +157,17 @@ def export(recipe: RecipeLike, force: bool = False) -> Outcome:
 
 def deploy(recipe: RecipeLike, force: bool = False) -> Outcome:
     """Publish the chosen variant to the model repository, as a new version."""
-    from tldeploy.triton import repository
+    from tldeploy.triton import lineage, repository
 
     recipe = _loaded(recipe)
     exported, place = recipe.path("onnx"), recipe.path(recipe.deploy.repository)
     say(f"deploy: {recipe.name} to {place}")
     skipped = not force and repository.is_current(exported, place, recipe.name, recipe.deploy)
-    find = repository.published if skipped else functools.partial(repository.publish, exported, settings=recipe.deploy)
-    live = find(repository=place, name=recipe.name)
+    if skipped:
+        live = repository.published(place, recipe.name)
+    else:
+        behind = lineage.record(recipe, place)
+        live = repository.publish(exported, place, recipe.name, recipe.deploy, behind)
     outcome = Outcome("deploy", live.path, skipped, live.manifest)
     _tell(outcome)
     return outcome
@@ -265,6 +272,34 @@ def report(benched: Outcome) -> dict[str, Any]:
     """The report of a bench, as report.schema.json describes it."""
     loaded: dict[str, Any] = json.loads((benched.folder / "report.json").read_text(encoding="utf-8"))
     return loaded
+
+
+def lint(repository: str | Path = "triton_repo", fix: bool = False, target: Target | None = None) -> Lint:
+    """What is wrong with a model repository, anybody's, for the server `target`; fix: mend what is safe to mend."""
+    from tldeploy.triton.lint import check, mending
+
+    return (mending.mend if fix else check.lint)(Path(repository), target)
+
+
+def rollback(name: str, version: int | None = None, repository: str | Path = "triton_repo") -> Publication:
+    """Make a kept version live again, by default the newest that is older than the live one."""
+    from tldeploy.triton import keeping
+
+    return keeping.rollback(Path(repository), name, version)
+
+
+def trace(name: str, version: int | None = None, repository: str | Path = "triton_repo") -> Trace:
+    """Where a served model comes from, back to its recipe, and what of it is still there."""
+    from tldeploy.triton import lineage
+
+    return lineage.trace(Path(repository), name, version)
+
+
+def verify(repository: str | Path = "triton_repo") -> list[Verified]:
+    """Check every hash of every published version that is kept."""
+    from tldeploy.triton import keeping
+
+    return keeping.verify(Path(repository))
 
 
 def doctor() -> list[Check]:

@@ -73,7 +73,9 @@ def test_gradual_unfreezing_begins_with_the_head(folder: Path) -> None:
     network, part, _ = text_network(folder)
     before = copied(network)
     train(network, part, Tune(**{**TEXT, "gradual_unfreezing": 1}), "test")
-    groups = {name.split(".layer.")[-1].split(".")[0] if ".layer." in name else name for name in changed(before, network)}
+    groups = {
+        name.split(".layer.")[-1].split(".")[0] if ".layer." in name else name for name in changed(before, network)
+    }
     assert groups == {"1", "head.weight", "head.bias"}
 
 
@@ -322,7 +324,10 @@ def test_a_finished_training_goes_on_at_its_end(folder: Path, tmp_path: Path) ->
     first, found = trained(folder, {"checkpoints": tmp_path}, early_stopping=1, averaging="ema")
     epochs: list[int] = []
     second, again = trained(
-        folder, {"checkpoints": tmp_path, "on_epoch": lambda epoch, _: epochs.append(epoch)}, early_stopping=1, averaging="ema"
+        folder,
+        {"checkpoints": tmp_path, "on_epoch": lambda epoch, _: epochs.append(epoch)},
+        early_stopping=1,
+        averaging="ema",
     )
     assert sha256(second) == sha256(first)
     assert again == found
