@@ -71,10 +71,11 @@ def test_nothing_outside_the_file_is_referred_to(page: Page) -> None:
     assert "url(" not in page.styles
 
 
-def test_plotly_is_in_it_once_and_draws_three_plots(job: Job, page: Page) -> None:
+def test_plotly_is_in_it_once_and_draws_every_plot(job: Job, page: Page) -> None:
     assert job.page.count("plotly.js v") == 1
     drawn = [values["id"] for tag, values in page.elements if "plotly-graph-div" in (values.get("class") or "")]
-    assert drawn == ["plot-latency", "plot-throughput", "plot-tradeoff"]
+    assert drawn == ["plot-latency", "plot-throughput", "plot-tradeoff", "plot-calibration"]
+    assert "No method recorded a curve." in job.page
 
 
 def test_labels_are_escaped(job: Job, page: Page) -> None:

@@ -30,7 +30,10 @@ def draw(report: Report, single: SingleStream) -> dict[str, str]:
         "latency": _latency_curves(single, colours),
         "throughput": _throughput(report, colours),
         "tradeoff": _metric_against_latency(report, colours),
+        "calibration": _reliability(report),
     }
+    if any(report["curves"].values()):
+        figures["curves"] = _learning(report)
     config = {"displayModeBar": False, "responsive": True}
     return {
         name: figure.to_html(full_html=False, include_plotlyjs=False, div_id=f"plot-{name}", config=config)
@@ -103,6 +106,43 @@ def _throughput(report: Report, colours: dict[str, str]) -> Any:
             error_y={"array": above.tolist(), "arrayminus": below.tolist(), "thickness": 1.2, "width": 3},
             hovertemplate="%{y:.0f} rows/s with %{x} clients",
         )
+    return figure
+
+
+def _reliability(report: Report) -> Any:
+    """How often answers of a confidence are right; on the diagonal, probabilities mean what they say."""
+    share = {"tickformat": ".0%", "range": [0, 1.02]}
+    figure = _figure("confidence of the answer", "answers that are right", x=share, y=share)
+    bins = report["reported"]["reliability"]
+    figure.add_scatter(
+        x=[0, 1], y=[0, 1], mode="lines", name="as often as it says", line={"color": "#8b8f98", "dash": "dot"}
+    )
+    figure.add_scatter(
+        x=[found["confidence"] for found in bins],
+        y=[found["accuracy"] for found in bins],
+        customdata=[found["rows"] for found in bins],
+        mode="lines+markers",
+        name=report["reported"]["engine"],
+        line={"color": "#2f6bd0", "width": 2.2},
+        marker={"size": [6 + 18 * (found["rows"] / report["rows"]) ** 0.5 for found in bins]},
+        hovertemplate="%{y:.1%} right at %{x:.1%} confidence, %{customdata} rows",
+    )
+    return figure
+
+
+def _learning(report: Report) -> Any:
+    """Every curve that tuning recorded, method by method; a click in the legend shows and hides one."""
+    figure = _figure("step or epoch", "value")
+    for method, curves in report["curves"].items():
+        for at, (name, points) in enumerate(curves.items()):
+            figure.add_scatter(
+                x=[x for x, _ in points],
+                y=[y for _, y in points],
+                name=f"{method}: {name}",
+                mode="lines+markers" if len(points) < 30 else "lines",
+                visible=True if "loss" in name else "legendonly",
+                line={"width": 2, "color": _HUES["onnxruntime"][at % 4]},
+            )
     return figure
 
 

@@ -25,6 +25,20 @@ TABLES = (
     tables.lineage,
 )
 
+NO_CURVES = "<p>No method recorded a curve.</p>"
+
+
+def _calibration(report: Report) -> str:
+    """How far confidence is from truth, and what the temperature did, in one or two sentences."""
+    served = f"The expected calibration error of the answers is {report['reported']['ece']:.3f}."
+    if not (found := report["calibration"]):
+        return f"{served} The network was not calibrated."
+    test = found["test"]
+    return (
+        f"{served} A temperature of {found['temperature']:.3f}, fitted on validation rows, brought PyTorch's own from "
+        f"{test['ece_before']:.3f} to {test['ece_after']:.3f}."
+    )
+
 
 def render_page(report: Report, single: SingleStream) -> str:
     """The whole of report.html."""
@@ -34,7 +48,8 @@ def render_page(report: Report, single: SingleStream) -> str:
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in report["chosen"]["reasons"])
     return Template(package.joinpath("page.html").read_text(encoding="utf-8")).substitute(
         {table.__name__: table(report) for table in TABLES},
-        **{f"plot_{name}": plot for name, plot in figures.draw(report, single).items()},
+        **{f"plot_{name}": plot for name, plot in {"curves": NO_CURVES, **figures.draw(report, single)}.items()},
+        calibration=escape(_calibration(report)),
         css=package.joinpath("report.css").read_text(encoding="utf-8"),
         plotly=get_plotlyjs(),
         name=escape(report["name"]),

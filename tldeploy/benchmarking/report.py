@@ -20,6 +20,7 @@ from tldeploy.artifacts import Choice, Manifest
 from tldeploy.measuring.scenarios import ClosedLoop, SingleStream
 from tldeploy.measuring.statistics import quantiles, speedup
 from tldeploy.tables import aligned
+from tldeploy.tasks.calibration import expected_calibration_error, reliability
 from tldeploy.tasks.classification import Classification
 from tldeploy.tasks.metrics import Classes, confusion
 
@@ -71,10 +72,12 @@ def build_report(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "rows": len(measured.truth),
         "engines": [_engine(index, task, measured, predicted) for index in range(len(predicted))],
-        "reported": _reported(engine, task, measured.truth, predicted),
+        "reported": _reported(engine, task, measured, predicted),
         "variants": by_kind["export"].details["variants"],
         "chosen": _chosen(by_kind["export"]),
         "methods": by_kind["tune"].metrics,
+        "calibration": by_kind["tune"].details.get("calibration"),
+        "curves": by_kind["tune"].details.get("curves", {}),
         "decisions": [{"stage": kind, **choice.model_dump(mode="json")} for kind, choice in decisions],
         "environment": environment,
         "parents": parents,
@@ -122,8 +125,12 @@ def _percentile(load: ClosedLoop, engine: int, level: int, share: float) -> floa
     return float(np.quantile(load.latencies_ms(engine, level), share, method="inverted_cdf"))
 
 
-def _reported(engine: str, task: Classification, truth: Classes, predicted: dict[str, Classes]) -> dict[str, Any]:
-    """Where one engine's answers are right and wrong: the confusion matrix (true class by predicted) and each class."""
+def _reported(engine: str, task: Classification, measured: Measured, predicted: dict[str, Classes]) -> dict[str, Any]:
+    """Where one engine's answers are right and wrong, and whether its probabilities say so.
+
+    The confusion matrix (true class by predicted), each class, and the reliability of the answers.
+    """
+    truth, probabilities = measured.truth, measured.single.probabilities[measured.single.engines.index(engine)]
     counts = confusion(truth, predicted[engine], len(task.labels))
     hits, support, answered = np.diagonal(counts), counts.sum(axis=1), counts.sum(axis=0)
     columns = {
@@ -136,7 +143,13 @@ def _reported(engine: str, task: Classification, truth: Classes, predicted: dict
         {"label": label, **{name: column[at].item() for name, column in columns.items()}}
         for at, label in enumerate(task.labels)
     ]
-    return {"engine": engine, "confusion": counts.tolist(), "classes": classes}
+    return {
+        "engine": engine,
+        "confusion": counts.tolist(),
+        "classes": classes,
+        "ece": expected_calibration_error(probabilities, truth),
+        "reliability": [found._asdict() for found in reliability(probabilities, truth)],
+    }
 
 
 def _chosen(exported: Manifest) -> dict[str, Any]:

@@ -19,16 +19,18 @@ from tldeploy import artifacts, environment
 from tldeploy.artifacts import Choice, Manifest
 from tldeploy.backbones.load import load_pretrained
 from tldeploy.backbones.network import Network
-from tldeploy.data.profile import repeats
+from tldeploy.data import health
 from tldeploy.data.rows import Rows, Splits, split_rows
 from tldeploy.progress import say
 from tldeploy.recipe import Method, Recipe, Tune
 from tldeploy.tasks.classification import Classification
+from tldeploy.tuning.calibrate import calibrate, words
 from tldeploy.tuning.features import feature_extraction
 from tldeploy.tuning.fine_tuning import fine_tuning
 from tldeploy.tuning.job import Job, Logits, Part, Tuned
 
 SPLITS = ("train", "validation", "test")
+NAMED = 8  # of the rows that are left out
 
 METHODS: dict[Method, Callable[[Job], Tuned]] = {
     "feature-extraction": feature_extraction,
@@ -44,6 +46,9 @@ def tune(recipe: Recipe, folder: Path, inputs: str, parents: dict[str, str]) -> 
     splits = split_rows(recipe.data, recipe.folder, recipe.task)
     counts = (len(splits.train), len(splits.validation), len(splits.test))
     say("tune: {} rows to learn from, {} to choose by, {} held out".format(*counts))
+    about_rows = _about_rows(splits)
+    for found in about_rows:
+        say(f"tune: {found.about}: {found.value} ({found.reason})")
     with artifacts.writing(folder) as beside:
         network, task = load_pretrained(recipe, splits.labels, beside)
         job = _job(recipe, network, task, splits)
@@ -51,15 +56,22 @@ def tune(recipe: Recipe, folder: Path, inputs: str, parents: dict[str, str]) -> 
         measured: dict[str, dict[str, Any]] = {}
         for method in recipe.tune.methods:
             start = time.monotonic()
-            found = tuned[method] = METHODS[method](job)
+            result = tuned[method] = METHODS[method](job)
             measured[method] = {
-                "validation": _measured(task, splits.validation, found.validation),
-                "test": _measured(task, splits.test, found.test),
+                "validation": _measured(task, splits.validation, result.validation),
+                "test": _measured(task, splits.test, result.test),
                 "seconds": round(time.monotonic() - start, 1),
-                **found.details,
+                **result.details,
             }
         choice = _choose(recipe.tune, measured, task.metric_name)
-        tuned[choice.value].network.save(beside)
+        kept = tuned[choice.value]
+        decisions, details = [choice, *about_rows], {"backbone": recipe.backbone.source, "kept": choice.value}
+        if recipe.tune.calibration:
+            details["calibration"] = calibration = calibrate(kept, job)
+            reason = words(calibration)
+            decisions.append(Choice(about="temperature", value=round(calibration["temperature"], 3), reason=reason))
+        details["curves"] = {name: found.curves for name, found in tuned.items() if found.curves}
+        kept.network.save(beside)
         task.save(beside)
         for name in SPLITS:
             rows: Rows = getattr(splits, name)
@@ -72,10 +84,10 @@ def tune(recipe: Recipe, folder: Path, inputs: str, parents: dict[str, str]) -> 
             labels=splits.labels,
             preprocessing=task.preprocessing,
             metrics=measured,
-            decisions=[choice, *_about_rows(splits)],
+            decisions=decisions,
             environment=environment.describe(),
             parents=parents,
-            details={"backbone": recipe.backbone.source, "kept": choice.value},
+            details=details,
         )
         return artifacts.seal(beside, manifest)
 
@@ -122,13 +134,18 @@ def _choose(settings: Tune, measured: dict[str, dict[str, Any]], metric: str) ->
 
 
 def _about_rows(splits: Splits) -> list[Choice]:
-    """What the data has in it that the figures must be read with."""
+    """What the data has in it, and lacks, that the figures must be read with."""
     found = []
     if splits.left_out:
-        place, why = splits.left_out[0]
-        reason = f"there is nothing to learn from them; the first: {place}, {why}"
+        named = "; ".join(f"{place}: {why}" for place, why in splits.left_out[:NAMED])
+        more = f"; and {len(splits.left_out) - NAMED} more" if len(splits.left_out) > NAMED else ""
+        reason = f"there is nothing to learn from them: {named}{more}"
         found.append(Choice(about="rows left out", value=len(splits.left_out), reason=reason))
-    if leaked := repeats(splits).leaked:
-        reason = "they occur in the rows that are learnt from too, which flatters the held-out figures"
-        found.append(Choice(about="held-out rows that are not new", value=leaked, reason=reason))
+    train, validation, test = (
+        health.Part(rows.identities, rows.classes) for rows in (splits.train, splits.validation, splits.test)
+    )
+    found += health.findings(splits.labels, train, validation, test, splits.train.column)
+    if splits.train.column == "text":
+        texts = [text for rows in (splits.train, splits.validation, splits.test) for text in rows.inputs]
+        found += health.text_findings(texts, [repr(text[:60]) for text in texts])
     return found
