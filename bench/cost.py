@@ -161,7 +161,9 @@ def main(out: Path) -> None:
     report = {"threads": 1, "pairs": PAIRS, "environment": environment.describe(), "results": results}
     write_file(out / "cost.json", json.dumps(report, indent=1) + "\n")
     cpu = report["environment"]["cpu"]
-    about = f"{cpu}, one thread, {PAIRS} pairs in turns; seconds of the processor, the median; ratios: median [min, max]."
+    about = (
+        f"{cpu}, one thread, {PAIRS} pairs in turns; seconds of the processor, the median; ratios: median [min, max]."
+    )
     write_file(out / "cost.md", f"{about}\n\n{table(results)}\n")
 
 

@@ -1,4 +1,4 @@
-"""The whole image job on a small made-up set: what is served is what the graph says, whatever file an image comes as."""
+"""The whole image job on a small made-up set: as whatever file an image comes, it is served as the graph answers it."""
 
 from __future__ import annotations
 
@@ -128,7 +128,11 @@ def test_bytes_are_answered_as_the_file_they_come_from(client: Client, project: 
 def test_a_bad_image_is_refused_alone(client: Client, project: Path) -> None:
     good = (project / "squares" / "red" / "001.png").read_bytes()
     before = client.predict([good])
-    for bad, reason in ((b"not an image", "it is no image of a known format"), (b"", "it is empty"), (good[:90], "it ")):
+    for bad, reason in (
+        (b"not an image", "it is no image of a known format"),
+        (b"", "it is empty"),
+        (good[:90], "it "),
+    ):
         with pytest.raises(RequestError, match=reason):
             client.predict([bad])
         with pytest.raises(RequestError, match="image 1 cannot be used"):
