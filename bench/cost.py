@@ -38,8 +38,8 @@ from tldeploy.tuning.features import extract_features
 
 ROOT = Path(__file__).parent.parent
 PAIRS, BATCH = 3, 16
-IMAGES, IMAGE_SIZE, EPOCHS = 200, 48, 30
-STEPS, LONGEST = 12, 128
+IMAGES, IMAGE_SIZE, EPOCHS = 96, 48, 30
+STEPS, LONGEST = 8, 128
 
 
 def opened(recipe: Recipe, folder: Path) -> tuple[Network, Classification, list[str], torch.Tensor]:

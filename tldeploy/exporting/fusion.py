@@ -32,7 +32,8 @@ class FusionAudit:
 
 def softmaxes_within(graph: Path) -> int:
     """How many softmaxes an unfused graph has before the one that makes the probabilities; each is an attention's."""
-    return sum(node.op_type == "Softmax" for node in onnx.load(graph, load_external_data=False).graph.node) - 1
+    nodes = onnx.load(graph, load_external_data=False).graph.node
+    return [node.op_type for node in nodes].count("Softmax") - 1
 
 
 def fuse(source: Path, target: Path, expected_attentions: int) -> FusionAudit:
