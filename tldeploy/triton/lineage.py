@@ -90,8 +90,9 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
 
 
 def _rows(tuned: Manifest) -> dict[str, str]:
-    """sha256 of the rows learnt from, chosen by and held out."""
-    return {name: tuned.files[name] for name in ROWS if name in tuned.files}
+    """sha256 of the rows learnt from, chosen by and held out, and of whatever other rows the network was tuned with."""
+    others = [name for name in tuned.files if name.endswith(".jsonl") and "/" not in name and name not in ROWS]
+    return {name: tuned.files[name] for name in (*ROWS, *others) if name in tuned.files}
 
 
 def _recipe_sha256(recipe: Recipe) -> str:
