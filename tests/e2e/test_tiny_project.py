@@ -39,6 +39,17 @@ def test_a_run_leaves_every_artifact_and_the_report(project: Path) -> None:
     assert {path.name for path in (project / "triton_repo").iterdir()} >= {"tiny", "tiny.graph", "tiny.tokenize"}
 
 
+def test_what_is_served_is_traced_to_the_recipe_verified_and_without_findings(project: Path) -> None:
+    links = pipeline.trace("tiny", repository=project / "triton_repo").links
+    assert [link.what for link in links] == [
+        *("graph", "deploy", "export", "tune"),
+        *("rows, train", "rows, validation", "rows, test", "recipe"),
+    ]
+    assert {link.state for link in links} == {"intact"}
+    assert [version.damaged for version in pipeline.verify(project / "triton_repo")] == [()]
+    assert pipeline.lint(project / "triton_repo").findings == ()
+
+
 def test_a_bench_of_two_generations_is_refused(project: Path) -> None:
     recipe = project / "recipe.yaml"
     before = recipe.read_text(encoding="utf-8")

@@ -116,6 +116,7 @@ def test_what_was_made_again_or_changed_is_told_apart(project: Path) -> None:
     (project / "tuned" / "test.jsonl").write_text("")
     assert states(project) == {"tune": "replaced", "export": "damaged", "rows, test": "damaged"}
     (project / "triton_repo" / "tiny.graph" / "1" / "model.onnx").write_bytes(b"damaged")
+    (project / "triton_repo" / "tiny" / "1" / "golden.json").unlink()
     assert states(project).items() >= {"graph": "damaged", "deploy": "damaged"}.items()
 
 

@@ -21,7 +21,7 @@ from tldeploy.errors import ArtifactError
 from tldeploy.recipe import Deploy
 from tldeploy.triton import config
 from tldeploy.triton.config import LABELS_FILE
-from tldeploy.triton.repository import Publication, published
+from tldeploy.triton.repository import Publication, live_version, published
 from tldeploy.triton.steps import step_of
 from tldeploy.triton.transaction import CONFIG_FILE, LATER_CONFIG, begin, commit, recover, versions
 
@@ -47,10 +47,10 @@ def rollback(repository: Path, name: str, version: int | None = None) -> Publica
     """
     repository = repository.resolve()
     recover(repository)
-    if _live_version(repository / name) is None:
+    if live_version(repository / name) is None:
         published(repository, name)  # which says why
     with begin(repository) as staging:
-        kept, live = versions(repository / name), _live_version(repository / name) or 0
+        kept, live = versions(repository / name), live_version(repository / name) or 0
         version = _older(name, live, kept) if version is None else version
         if version not in kept:
             asked, known = f"roll {name} back to version {version}", ", ".join(map(str, kept))
@@ -133,7 +133,7 @@ def verify(repository: Path) -> list[Verified]:
 
 def _verify(repository: Path, folder: Path) -> Verified:
     name, version = folder.parent.name, int(folder.name)
-    live = _live_version(repository / name)
+    live = live_version(repository / name)
     try:
         manifest = artifacts.read(folder, "deploy")
     except ArtifactError as error:
@@ -145,13 +145,6 @@ def _verify(repository: Path, folder: Path) -> Verified:
     if live is None:
         damaged = (*damaged, f"{name}/{CONFIG_FILE} cannot be read")
     return Verified(name, version, live == version, len(files), damaged)
-
-
-def _live_version(ensemble: Path) -> int | None:
-    try:
-        return int(config.read(ensemble / CONFIG_FILE).version_policy.specific.versions[-1])
-    except (ArtifactError, IndexError):
-        return None
 
 
 def _damage(repository: Path, files: dict[str, str]) -> Iterator[str]:

@@ -17,8 +17,8 @@ from tldeploy import artifacts
 from tldeploy.artifacts import MANIFEST, Manifest, file_sha256, fingerprint
 from tldeploy.errors import ArtifactError, TldeployError
 from tldeploy.recipe import Recipe
-from tldeploy.triton.repository import Publication, published
-from tldeploy.triton.transaction import versions
+from tldeploy.triton.repository import Publication, live_version, published
+from tldeploy.triton.transaction import recover, versions
 
 # Each stage behind a deploy, the newest first, and its folder beside the recipe.
 FOLDERS = {"export": "onnx", "tune": "tuned", "fetch": "data"}
@@ -90,8 +90,9 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
 
 
 def _rows(tuned: Manifest) -> dict[str, str]:
-    """sha256 of the rows learnt from, chosen by and held out."""
-    return {name: tuned.files[name] for name in ROWS if name in tuned.files}
+    """sha256 of the rows learnt from, chosen by and held out, and of whatever other rows the network was tuned with."""
+    others = [name for name in tuned.files if name.endswith(".jsonl") and "/" not in name and name not in ROWS]
+    return {name: tuned.files[name] for name in (*ROWS, *others) if name in tuned.files}
 
 
 def _recipe_sha256(recipe: Recipe) -> str:
@@ -105,8 +106,9 @@ def trace(repository: Path, name: str, version: int | None = None) -> Trace:
     Raises ArtifactError when it is not published, or its deploy artifact cannot be read.
     """
     repository = repository.resolve()
-    live = published(repository, name)
-    here = live if version in {None, live.version} else _kept(repository, live, version or 0)
+    recover(repository)
+    live = live_version(repository / name) or published(repository, name).version  # which says why there is none
+    here = _kept(repository, name, version or live)
     lineage = here.manifest.details.get("lineage", {})
     recipe: dict[str, str] = lineage.get("recipe", {})
     folder = (repository / recipe["folder"]).resolve() if recipe else None
@@ -119,16 +121,17 @@ def trace(repository: Path, name: str, version: int | None = None) -> Trace:
         links += _row_links(stage, folder)
     if folder:
         links.append(_recipe(recipe["sha256"], folder))
-    return Trace(name, here.version, here.version == live.version, tuple(links))
+    return Trace(name, here.version, here.version == live, tuple(links))
 
 
-def _kept(repository: Path, live: Publication, version: int) -> Publication:
-    kept = versions(repository / live.name)
+def _kept(repository: Path, name: str, version: int) -> Publication:
+    """Like `published`, of any version, damaged or not."""
+    kept = versions(repository / name)
     if version not in kept:
         found = f"it is not kept (kept: {', '.join(map(str, kept))})"
-        raise ArtifactError(f"trace version {version} of {live.name}", found, "name one that is kept")
-    path = repository / live.name / str(version)
-    return Publication(live.name, version, path, artifacts.read(path, "deploy"))
+        raise ArtifactError(f"trace version {version} of {name}", found, "name one that is kept")
+    path = repository / name / str(version)
+    return Publication(name, version, path, artifacts.read(path, "deploy"))
 
 
 def _graph(repository: Path, here: Publication) -> Link:

@@ -117,9 +117,7 @@ def publish(
 
 def _kept(repository: Path, name: str, version: int, count: int) -> list[int]:
     """The versions that stay, ascending: the new one, the one live until now, and the newest of the others."""
-    config_file, live = repository / name / CONFIG_FILE, 0
-    if config_file.is_file():
-        live = config.read(config_file).version_policy.specific.versions[-1]
+    live = live_version(repository / name)
     older = sorted(versions(repository / name), key=lambda old: (old == live, old))
     return sorted([*older, version][-count:])
 
@@ -160,6 +158,14 @@ def all_published(repository: Path) -> list[Publication]:
         raise ArtifactError(f"read the model repository {repository}", found, "publish one with `tldeploy deploy`")
     names = {path.parent.parent.name for path in repository.glob(f"*/*/{artifacts.MANIFEST}")}
     return [published(repository, name) for name in sorted(names) if (repository / name / CONFIG_FILE).is_file()]
+
+
+def live_version(ensemble: Path) -> int | None:
+    """The version that the ensemble in that folder serves, damaged or not; None when its configuration says nothing."""
+    try:
+        return int(config.read(ensemble / CONFIG_FILE).version_policy.specific.versions[-1])
+    except (ArtifactError, IndexError):
+        return None
 
 
 def models_of(ensemble: Path) -> set[str]:
