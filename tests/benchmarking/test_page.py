@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from tests.benchmarking.conftest import HOSTILE, Job
+from tldeploy.benchmarking.tables import methods
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 
@@ -127,6 +128,19 @@ def test_the_other_tables_are_the_reports(job: Job, page: Page) -> None:
     assert [row[0][0] for row in page.tables["methods"][1:]] == list(report["methods"])
     assert [row[2][0] for row in page.tables["decisions"][1:]] == [choice["reason"] for choice in report["decisions"]]
     assert {row[0][0]: row[1][0] for row in page.tables["lineage"][1:]} == report["parents"]
+
+
+def test_methods_of_another_domain_have_their_score(job: Job) -> None:
+    report = {**job.report, "methods": {**job.report["methods"], "self-training": {"score": 0.5123, "seconds": 3.0}}}
+    head, *rows = Page(f"<div>{methods(report)}</div>").tables["methods"]
+    assert [text for text, _ in head] == [
+        "method",
+        "source validation rows",
+        "held-out rows",
+        "label-free score",
+        "seconds",
+    ]
+    assert [row[3] for row in rows] == [("", []), ("", []), ("0.512", [0.5123])]
 
 
 def test_the_reported_engine_and_the_chosen_variant_are_marked(page: Page) -> None:

@@ -18,6 +18,7 @@ from tldeploy.data.target import Target
 from tldeploy.recipe import Adapt
 from tldeploy.tuning.adaptation.adapt import CLASS_SHARES, ORACLE, Adapted, adapt, distance
 from tldeploy.tuning.adaptation.aligning import aligning
+from tldeploy.tuning.adaptation.noisy_student import noisy_student
 from tldeploy.tuning.adaptation.self_training import self_training
 from tldeploy.tuning.features import predict_logits
 from tldeploy.tuning.fine_tuning import fine_tuning
@@ -128,8 +129,9 @@ def test_labels_of_the_target_change_no_candidate_and_no_choice(start: Start, ad
         lambda job, start: aligning(job, start.examples, "mmd"),
         lambda job, start: aligning(job, start.examples, "dann"),
         lambda job, start: self_training(job, start.examples, start.source, None),
+        lambda job, start: noisy_student(job, start.examples, start.source),
     ],
-    ids=["coral", "mmd", "dann", "self-training"],
+    ids=["coral", "mmd", "dann", "self-training", "noisy-student"],
 )
 def test_a_method_is_decided_by_its_seed(start: Start, method: Callable[[Job, Start], Tuned]) -> None:
     job = start.shortly()
@@ -141,6 +143,14 @@ def test_a_method_is_decided_by_its_seed(start: Start, method: Callable[[Job, St
     assert (weights(start.source.network), weights(job.network)) == before
     assert not first.network.training
     assert np.isfinite(first.test).all()
+
+
+def test_a_noisy_student_learns_what_its_teacher_says(start: Start, adapted: Adapted) -> None:
+    longer = replace(start.job, settings=start.job.settings.model_copy(update={"epochs": 15}))
+    student = noisy_student(longer, start.examples, adapted.kept)
+    said, learnt = (predict_logits(found.network, start.examples, "target") for found in (adapted.kept, student))
+    assert (said.argmax(axis=1) == learnt.argmax(axis=1)).mean() > 0.8
+    assert start.figure(student) > start.figure(start.source)
 
 
 def test_an_impossible_method_is_named_and_the_others_go_on(start: Start) -> None:

@@ -137,7 +137,7 @@ def adapt(settings: Adapt, job: Job, target: Target, name: str, source: Tuned) -
         best.add(CLASS_SHARES, score, moved := _moved(source, offsets))
         figures[CLASS_SHARES] = _figures(job, moved, time.monotonic()) | {"score": score}
     for method in settings.methods:
-        start = time.monotonic()
+        start, teacher = time.monotonic(), best.name
         try:
             found = _run(method, blind, examples, source, best.tuned, shares)
         except RecipeError as error:
@@ -148,6 +148,8 @@ def adapt(settings: Adapt, job: Job, target: Target, name: str, source: Tuned) -
         found = _moved(found, offsets)
         best.add(method, score, found)
         figures[method] = _figures(job, found, start) | {"score": score}
+        if method == "noisy-student":
+            figures[method]["teacher"] = teacher
     table = ", ".join(f"{method} {value:.4f}" for method, value in best.scores.items())
     reason = f"best {settings.choose_by} of its answers on {len(examples)} unlabelled target rows: {table}"
     choice = Choice(about="method", value=best.name, reason=reason)
