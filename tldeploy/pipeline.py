@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from tldeploy.environment import Check
     from tldeploy.runtime import Runner
     from tldeploy.triton.server import Server
-    from tldeploy.tuning.finder import Suggestion
     from tldeploy.tuning.candidates import Candidate
+    from tldeploy.tuning.finder import Suggestion
     from tldeploy.tuning.search import Searched
 
 RecipeLike = Recipe | str | Path

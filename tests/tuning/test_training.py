@@ -21,7 +21,6 @@ from tldeploy.recipe import Tune
 from tldeploy.tuning import checkpoints, trackers
 from tldeploy.tuning.batches import ROWS, collate
 from tldeploy.tuning.fine_tuning import train
-from tldeploy.tuning.job import Part
 from tldeploy.tuning.order import EpochBatches, Key
 from tldeploy.tuning.training import Training, cross_entropy
 
@@ -73,7 +72,9 @@ def test_gradual_unfreezing_begins_with_the_head(folder: Path) -> None:
     network, part, _ = text_network(folder)
     before = copied(network)
     train(network, part, Tune(**{**TEXT, "gradual_unfreezing": 1}), "test")
-    groups = {name.split(".layer.")[-1].split(".")[0] if ".layer." in name else name for name in changed(before, network)}
+    groups = {
+        name.split(".layer.")[-1].split(".")[0] if ".layer." in name else name for name in changed(before, network)
+    }
     assert groups == {"1", "head.weight", "head.bias"}
 
 
@@ -191,7 +192,7 @@ def test_accumulated_batches_are_one_larger_batch(folder: Path) -> None:
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
         order = EpochBatches(None, part.classes, Tune(batch_size=batch_size)).whole(0)
-        found.append(sum(order, []))
+        found.append([row for batch in order for row in batch])
         settings = Tune(epochs=1, batch_size=batch_size, accumulation=accumulation, learning_rate=1e-3)
         part.examples.lengths = None  # type: ignore[misc]
         train(network, part, settings, "test")
@@ -246,7 +247,7 @@ def test_the_order_is_a_function_of_seed_and_epoch_however_many_share_it(
                 len(batch)
             )
     assert orders[0] == orders[2] != orders[1]
-    counts = np.bincount(classes[sum(orders[0], [])])
+    counts = np.bincount(classes[[row for batch in orders[0] for row in batch]])
     assert counts.tolist() == ([20, 20] if sampling == "balanced" else [30, 10])
 
 
@@ -269,7 +270,7 @@ def test_a_training_image_looks_the_same_in_one_epoch_and_other_in_the_next(imag
 
 def test_precision_that_the_machine_lacks_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(MachineError, match="set tune.precision to auto"):
+    with pytest.raises(MachineError, match=r"set tune\.precision to auto"):
         trained(folder, precision="fp16")
 
 
@@ -299,7 +300,7 @@ def test_diverged_training_says_so(folder: Path) -> None:
     def loss(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         return logits.sum() * float("nan")
 
-    with pytest.raises(QualityError, match="lower tune.learning_rate"):
+    with pytest.raises(QualityError, match=r"lower tune\.learning_rate"):
         train(network, part, Tune(**TEXT), "test", loss=loss)
 
 
@@ -322,7 +323,10 @@ def test_a_finished_training_goes_on_at_its_end(folder: Path, tmp_path: Path) ->
     first, found = trained(folder, {"checkpoints": tmp_path}, early_stopping=1, averaging="ema")
     epochs: list[int] = []
     second, again = trained(
-        folder, {"checkpoints": tmp_path, "on_epoch": lambda epoch, _: epochs.append(epoch)}, early_stopping=1, averaging="ema"
+        folder,
+        {"checkpoints": tmp_path, "on_epoch": lambda epoch, _: epochs.append(epoch)},
+        early_stopping=1,
+        averaging="ema",
     )
     assert sha256(second) == sha256(first)
     assert again == found

@@ -1,6 +1,6 @@
 """Train a tiny network, under torchrun or alone; the first process saves its weights.
 
-    torchrun --nproc-per-node 2 train_together.py <folder with a backbone> <file>
+torchrun --nproc-per-node 2 train_together.py <folder with a backbone> <file>
 """
 
 from __future__ import annotations

@@ -56,10 +56,12 @@ def tune(recipe: Recipe, folder: Path, inputs: str, parents: dict[str, str]) -> 
     Besides the network it holds the task's preprocessing and {train,validation,test}.jsonl.
     """
     with ranks.together():
-        manifest = _train_along(recipe) if ranks.rank() else _lead(recipe, folder, inputs, parents)
+        if ranks.rank() > 0:
+            _train_along(recipe)
+            ranks.meet()
+            return artifacts.load(folder, "tune")
+        manifest = _lead(recipe, folder, inputs, parents)
         ranks.meet()
-    if manifest is None:
-        return artifacts.load(folder, "tune")
     shutil.rmtree(_cache(recipe) / CHECKPOINTS, ignore_errors=True)  # the result is sealed
     return manifest
 
