@@ -284,7 +284,7 @@ def test_gradient_checkpointing_gives_the_same_weights(folder: Path) -> None:
     plain, _ = trained(folder, epochs=1)
     frugal, _ = trained(folder, epochs=1, gradient_checkpointing=True)
     assert sha256(frugal) == sha256(plain)
-    assert not frugal.backbone.is_gradient_checkpointing
+    assert not frugal.backbone.is_activation_checkpointing
 
 
 def test_a_backbone_without_gradient_checkpointing_is_a_mistake_of_the_recipe(folder: Path) -> None:
