@@ -16,7 +16,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tldeploy.draft import init
-    from tldeploy.pipeline import bench, deploy, doctor, export, fetch, predict, rank, run, search, serve, tune
+    from tldeploy.pipeline import (
+        bench,
+        deploy,
+        doctor,
+        export,
+        fetch,
+        find_rate,
+        lint,
+        predict,
+        rank,
+        rollback,
+        run,
+        search,
+        serve,
+        trace,
+        tune,
+        verify,
+    )
     from tldeploy.recipe import Recipe
     from tldeploy.runtime.triton import Client
 
@@ -27,7 +44,24 @@ _HOMES = {
     "Client": "tldeploy.runtime.triton",
     "init": "tldeploy.draft",
     **dict.fromkeys(
-        ("bench", "deploy", "doctor", "export", "fetch", "predict", "rank", "run", "search", "serve", "tune"),
+        (
+            "bench",
+            "deploy",
+            "doctor",
+            "export",
+            "fetch",
+            "find_rate",
+            "lint",
+            "predict",
+            "rank",
+            "rollback",
+            "run",
+            "search",
+            "serve",
+            "trace",
+            "tune",
+            "verify",
+        ),
         "tldeploy.pipeline",
     ),
 }
@@ -39,13 +73,18 @@ __all__ = [
     "doctor",
     "export",
     "fetch",
+    "find_rate",
     "init",
+    "lint",
     "predict",
     "rank",
+    "rollback",
     "run",
     "search",
     "serve",
+    "trace",
     "tune",
+    "verify",
 ]
 
 

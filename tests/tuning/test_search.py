@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import optuna
 import pytest
 
 from tests.tiny_project import RECIPE, write_project, write_reviews
@@ -13,6 +16,7 @@ from tldeploy import pipeline
 from tldeploy.cli import execute
 from tldeploy.errors import QualityError, RecipeError
 from tldeploy.recipe import Recipe
+from tldeploy.tuning.study import Study
 
 SEARCH = """\
 tune:
@@ -159,3 +163,43 @@ def test_a_search_that_cannot_be_is_one_clear_error(tune: str, found: str, proje
 
 def test_results_are_plain_values(searched: pipeline.Searched) -> None:
     assert json.loads(json.dumps(dataclasses.asdict(searched.trials[0])))["settings"] == searched.trials[0].settings
+
+
+class Hopeless:
+    """A trial that is to be pruned after its first epoch."""
+
+    number = 0
+
+    def __init__(self, params: dict[str, object]) -> None:
+        self.params = params
+        self.reported: list[float] = []
+
+    def report(self, value: float, epoch: int) -> None:
+        self.reported.append(value)
+
+    def should_prune(self) -> bool:
+        return True
+
+    def set_user_attr(self, name: str, value: object) -> None: ...
+
+
+@pytest.mark.parametrize("method", ["fine-tuning", "lora"])
+def test_a_hopeless_trial_ends_after_the_epoch_that_shows_it(
+    project: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    asked: list[Hopeless] = []
+
+    def run(self: Study, objective: Callable[[Any], float]) -> None:
+        asked.append(Hopeless(self.space.grid()[0]))
+        with pytest.raises(optuna.TrialPruned):
+            objective(asked[0])
+
+    monkeypatch.setattr(Study, "run", run)
+    three = SEARCH.replace("epochs: 1", "epochs: 3").replace("sampler: grid", f"method: {method}")
+    write_search(project, three)
+    try:
+        with pytest.raises(QualityError, match="all were pruned"):
+            pipeline.search(project)
+    finally:
+        write_search(project)
+    assert len(asked[0].reported) == 1

@@ -14,9 +14,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from tests.tiny_project import write_project
 from tests.tuning.tiny_part import image_network, sha256, text_network
+from tldeploy import artifacts, pipeline
 from tldeploy.backbones.network import Network
-from tldeploy.errors import MachineError, QualityError, RecipeError
+from tldeploy.errors import MachineError, QualityError, RecipeError, UsageError
 from tldeploy.recipe import Tune
 from tldeploy.tuning import checkpoints, trackers
 from tldeploy.tuning.batches import ROWS, collate
@@ -370,3 +372,32 @@ def python(*arguments: object) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_only_the_tune_stage_is_for_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for verb in (pipeline.run, pipeline.search):
+        with pytest.raises(UsageError, match="only the tune stage"):
+            verb(tmp_path)
+
+
+def test_several_processes_run_the_tune_stage(tmp_path: Path) -> None:
+    folder = write_project(tmp_path / "tiny")
+    python("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "tldeploy", "tune", folder)
+    manifest = artifacts.load(folder / "tuned", "tune")
+    assert set(manifest.metrics) == {"feature-extraction", "fine-tuning"}
+    assert not (folder / ".cache" / "training").exists()
+    assert [path.name for path in folder.iterdir() if ".writing-" in path.name] == []
+
+
+def test_a_rate_is_suggested_by_the_recipes_own_rows(tmp_path: Path) -> None:
+    folder = write_project(tmp_path / "tiny")
+    suggestion, page = pipeline.find_rate(folder)
+    assert 1e-4 < suggestion.rate < 1e-1
+    assert f"{suggestion.rate:.1e}" in page.read_text(encoding="utf-8")
+    assert sorted(path.name for path in folder.iterdir() if path.name != ".cache") == [
+        "backbone",
+        "find-rate.html",
+        "recipe.yaml",
+        "reviews.csv",
+    ]

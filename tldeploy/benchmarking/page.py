@@ -25,6 +25,8 @@ TABLES = (
     tables.lineage,
 )
 
+# What happens to a row before the network, which every engine's latency includes.
+PREPARING = {"text-classification": "tokenizing the text", "image-classification": "decoding the image"}
 NO_CURVES = "<p>No method recorded a curve.</p>"
 
 
@@ -54,6 +56,7 @@ def render_page(report: Report, single: SingleStream) -> str:
         plotly=get_plotlyjs(),
         name=escape(report["name"]),
         task=escape(report["task"].replace("-", " ")),
+        preparing=PREPARING[report["task"]],
         headline=escape(headline(report)).replace("p50 ", "p50&nbsp;").replace(" ms", "&nbsp;ms"),
         rows=f"{report['rows']:,}",
         created=datetime.fromisoformat(report["created"]).strftime("%-d %B %Y, %H:%M UTC"),

@@ -15,7 +15,25 @@ from types import FrameType
 import click
 
 from tldeploy import __version__
-from tldeploy.cli import bench, deploy, doctor, export, fetch, find_rate, init, predict, rank, run, search, serve, tune
+from tldeploy.cli import (
+    bench,
+    deploy,
+    doctor,
+    export,
+    fetch,
+    find_rate,
+    init,
+    lint,
+    predict,
+    rank,
+    rollback,
+    run,
+    search,
+    serve,
+    trace,
+    tune,
+    verify,
+)
 from tldeploy.cli.show import print_json, wants_json
 from tldeploy.errors import INTERRUPTED, StorageError, TldeployError, UsageError, storage_errors
 
@@ -32,14 +50,17 @@ Examples:
 Exit codes:
   0    done                           6    missing package, provider or program
   1    a bug of tldeploy              7    the server failed, or refused a request
-  2    wrong usage                    8    quality below what was asked for
+  2    wrong usage                    8    quality below what was asked for, or lint's errors
   3    mistakes in a recipe           9    disk full, or not writable
   4    unusable data                  130  interrupted: run again to go on
   5    damaged artifact or weights
 
 Every verb takes --json: the last line of standard output is then one JSON object, also for an error.
 """
-VERBS = (init, rank, run, fetch, find_rate, tune, search, export, deploy, serve, predict, bench, doctor)
+VERBS = (
+    *(init, rank, run, fetch, find_rate, tune, search, export, deploy, serve, predict, bench),
+    *(lint, rollback, trace, verify, doctor),
+)
 
 
 class _InOrder(click.Group):

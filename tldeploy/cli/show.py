@@ -49,12 +49,27 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
 
 
 def methods(outcome: Outcome) -> str:
-    """What tuning measured, method by method."""
+    """What tuning measured, method by method; with another domain also by what was chosen there, where * is kept."""
+    metrics = outcome.manifest.metrics
+    if not any("score" in found for found in metrics.values()):
+        rows = [
+            [name, interval(found["validation"]), interval(found["test"]), f"{found['seconds']:.0f}"]
+            for name, found in metrics.items()
+        ]
+        return f"{aligned(['method', 'validation', 'held out', 'seconds'], rows)}\n{reasons(outcome)}"
+    kept = outcome.manifest.details["kept"]
     rows = [
-        [name, interval(found["validation"]), interval(found["test"]), f"{found['seconds']:.0f}"]
-        for name, found in outcome.manifest.metrics.items()
+        [
+            f"{name}{' *' if name == kept else ''}",
+            interval(found["validation"]),
+            interval(found["test"]),
+            f"{found['score']:.3f}" if "score" in found else "",
+            f"{found['seconds']:.0f}",
+        ]
+        for name, found in metrics.items()
     ]
-    return f"{aligned(['method', 'validation', 'held out', 'seconds'], rows)}\n{reasons(outcome)}"
+    head = ["method", "source validation", "held out", "label-free score", "seconds"]
+    return f"{aligned(head, rows)}\n{reasons(outcome)}"
 
 
 def scorecard(outcome: Outcome) -> str:

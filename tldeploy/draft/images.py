@@ -126,7 +126,7 @@ class ImageBackbone:
             who = "it was" if self.preparation else "most are"
             reason = f"{who} trained at {trained} pixels, but half of the images have no side above {pictures.side}: "
             reason += f"enlarged to {size} they show all they have, at {(size / trained) ** 2:.0%} of the computation. "
-            reason += f"{trained} may be a little better, and costs more."
+            reason += f"{trained} may do better; try it if time allows."
         else:
             size, reason = trained, "pixels of each side, as it was trained. More show finer details, and cost more."
         return [Choice(about="backbone.image_size", value=size, reason=reason)] if 16 <= size <= 1024 else []

@@ -16,10 +16,10 @@ from typing import Any
 
 from tldeploy import __version__, artifacts, environment
 from tldeploy.artifacts import Choice, Manifest
-from tldeploy.backbones.network import Network, load_network
+from tldeploy.backbones.network import ImageNetwork, Network, load_network
 from tldeploy.data.rows import Rows
 from tldeploy.errors import QualityError
-from tldeploy.exporting.fusion import fuse
+from tldeploy.exporting.fusion import fuse, softmaxes_within
 from tldeploy.exporting.graph import export_graph, metadata
 from tldeploy.exporting.parity import TOLERANCE, Parity, measure_parity
 from tldeploy.exporting.quantization import quantize_dynamic_int8
@@ -91,7 +91,10 @@ def _golden_rows(rows: Rows) -> list[str]:
 
 
 def _make_fused(source: Path, target: Path, network: Network) -> dict[str, Any]:
-    audit = fuse(source, target, expected_attentions=int(network.backbone.config.num_hidden_layers))
+    # What the configs of image networks call layers may be stages, or convolutions.
+    is_image = isinstance(network, ImageNetwork)
+    expected = softmaxes_within(source) if is_image else int(network.backbone.config.num_hidden_layers)
+    audit = fuse(source, target, expected)
     return {"fusion_audit": audit.as_json()}
 
 

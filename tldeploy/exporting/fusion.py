@@ -30,12 +30,21 @@ class FusionAudit:
         return asdict(self)
 
 
+def softmaxes_within(graph: Path) -> int:
+    """How many softmaxes an unfused graph has before the one that makes the probabilities; each is an attention's."""
+    nodes = onnx.load(graph, load_external_data=False).graph.node
+    return [node.op_type for node in nodes].count("Softmax") - 1
+
+
 def fuse(source: Path, target: Path, expected_attentions: int) -> FusionAudit:
     """Write the fused form of a graph.
 
-    Raises QualityError when fewer attentions were fused than the architecture has: fusion that silently stopped
-    working is worse than none.
+    Raises QualityError when there is no attention to fuse, or when fewer were fused than the architecture has: fusion
+    that silently stopped working is worse than none.
     """
+    if expected_attentions == 0:
+        found = "the architecture has no attention to fuse"
+        raise QualityError("fuse the graph", found, "leave this variant out; the others do not need it")
     from onnxscript.rewriter.ort_fusions import optimize_for_ort
 
     logging.getLogger("onnxscript").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Parity: the same rows through PyTorch and through a graph, at several batch sizes and lengths, with padding."""
+"""Parity: the same rows through PyTorch and through a graph, at several batch sizes and, for texts, lengths."""
 
 from __future__ import annotations
 

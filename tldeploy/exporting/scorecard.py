@@ -29,7 +29,7 @@ GOLDEN_ROWS = 8
 class Entry:
     """One variant's row of the scorecard. metric, drop: on validation rows, the drop against fp32.
 
-    p50_ms: one row at a time, tokenization included. speedup: over fp32.
+    p50_ms: one row at a time, tokenizing or decoding it included. speedup: over fp32.
     """
 
     name: str

@@ -120,7 +120,7 @@ def _follows_from_config(backbone: PreTrainedModel) -> bool:
     try:
         config = type(backbone.config).from_dict(backbone.config.to_dict())
         with torch.device("meta"):
-            rebuilt = AutoModel.from_config(config)
+            rebuilt = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
     except Exception:  # noqa: BLE001 — every architecture checks its config in its own way
         return False
     if getattr(backbone, "pooler", None) is None:  # left out where the checkpoint had none

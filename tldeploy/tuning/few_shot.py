@@ -127,7 +127,8 @@ def learn_from_pairs(network: Network, examples: Examples, pairs: Pairs, setting
     optimizer = torch.optim.AdamW(
         backbone.parameters(), lr=chosen.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
-    schedule = get_linear_schedule_with_warmup(optimizer, round(settings.warmup * steps), steps)
+    warmup = round(settings.warmup * steps)
+    schedule = get_linear_schedule_with_warmup(optimizer, warmup, steps)  # type: ignore[no-untyped-call]
     draw = np.random.default_rng(settings.seed)
     losses: Losses = []
     with torch.random.fork_rng(devices=[]), progress("learning from pairs", steps) as advance:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 
@@ -28,7 +29,13 @@ def without_transfer(settings: Tune) -> Tune:
 
     Running statistics of batch norms are learnt too: those of a fresh network say nothing.
     """
-    plain = {"freeze": [], "gradual_unfreezing": None, "layer_decay": 1.0, "rates": {}, "batch_norm": "train"}
+    plain: dict[str, Any] = {
+        "freeze": [],
+        "gradual_unfreezing": None,
+        "layer_decay": 1.0,
+        "rates": {},
+        "batch_norm": "train",
+    }
     return settings.model_copy(update=plain)
 
 
@@ -39,7 +46,8 @@ def initialised(network: Network, seed: int) -> Network:
     twin = network.fresh_copy(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = AutoModel.from_config(copy.deepcopy(network.backbone.config)).state_dict()
+        drawn = AutoModel.from_config(copy.deepcopy(network.backbone.config))  # type: ignore[no-untyped-call]
+        fresh = drawn.state_dict()
     # A pooler that the checkpoint lacked is not in the network either.
     twin.backbone.load_state_dict({name: fresh[name] for name in twin.backbone.state_dict()})
     return twin

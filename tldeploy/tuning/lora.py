@@ -50,9 +50,7 @@ def add_adapters(network: Network, settings: Lora, seed: int) -> LoraModel:
     from peft.tuners.lora import LoraLayer
 
     names = target_layers(network.backbone, settings.targets)
-    config = LoraConfig(
-        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=set(names)
-    )
+    config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=names)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         adapters = LoraModel(network.backbone, config, "default")
@@ -89,6 +87,6 @@ def target_layers(backbone: nn.Module, targets: Sequence[str] = ()) -> list[str]
 
 def merge(network: Network, adapters: LoraModel) -> None:
     """Add what the adapters learnt to the weights beside them, and take them out."""
-    network.backbone = adapters.merge_and_unload(progressbar=False)
+    network.backbone = adapters.merge_and_unload(progressbar=False)  # type: ignore[assignment]  # typed as any Module
     network.requires_grad_(True)
     network.eval()

@@ -30,6 +30,7 @@ from tldeploy.tuning.best_recipe import write_best
 from tldeploy.tuning.features import predict_logits
 from tldeploy.tuning.fine_tuning import train
 from tldeploy.tuning.job import Part
+from tldeploy.tuning.lora import add_adapters, merge
 from tldeploy.tuning.search_page import render_page
 from tldeploy.tuning.space import Space
 from tldeploy.tuning.study import LOST, REASON, Study
@@ -158,7 +159,16 @@ def _fine_tune(network: Network, start: _Start, settings: Tune, what: str, on_ep
     train(network, start.train, settings, what, validation=start.validation, on_epoch=on_epoch)
 
 
-LEARNERS: dict[str, Callable[[Network, _Start, Tune, str, OnEpoch], None]] = {"fine-tuning": _fine_tune}
+def _train_adapters(network: Network, start: _Start, settings: Tune, what: str, on_epoch: OnEpoch) -> None:
+    adapters = add_adapters(network, settings.lora, settings.seed)
+    train(network, start.train, settings, what, validation=start.validation, on_epoch=on_epoch)
+    merge(network, adapters)
+
+
+LEARNERS: dict[str, Callable[[Network, _Start, Tune, str, OnEpoch], None]] = {
+    "fine-tuning": _fine_tune,
+    "lora": _train_adapters,
+}
 
 
 def _total(settings: Search, space: Space, trials: int | None) -> int:
@@ -176,7 +186,9 @@ def _most_epochs(tune: Tune, space: Space) -> int:
     epochs = space.distributions.get("epochs")
     if isinstance(epochs, IntDistribution):
         return epochs.high
-    return max(epochs.choices) if isinstance(epochs, CategoricalDistribution) else tune.epochs
+    if isinstance(epochs, CategoricalDistribution):
+        return max(choice for choice in epochs.choices if isinstance(choice, int))
+    return tune.epochs
 
 
 def _result(space: Space, trial: FrozenTrial) -> TrialResult:

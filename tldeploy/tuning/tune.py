@@ -3,6 +3,8 @@
 1. Rows are read and split; the splits are written into the artifact, so that later stages measure on the same rows.
 2. Every method of the recipe is run from the same pretrained weights and measured on validation and on test rows.
 3. One is kept: the one that the recipe names, or the best on the *validation* rows. Test rows decide nothing.
+4. With `adapt`, that one is where adaptation to the target domain starts (adaptation/adapt.py), and test rows are the
+   target's where they have labels.
 
 Of several processes that train together (ranks.py) the first one does all of this; the others train along, no more.
 """
@@ -13,8 +15,11 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from tldeploy import artifacts, environment
 from tldeploy.artifacts import Choice, Manifest
@@ -22,11 +27,16 @@ from tldeploy.backbones.load import load_pretrained
 from tldeploy.backbones.network import Network
 from tldeploy.data import health
 from tldeploy.data.rows import Rows, Splits, split_rows
+from tldeploy.data.target import Target, read_target
+from tldeploy.errors import RecipeError
 from tldeploy.progress import say
 from tldeploy.recipe import Method, Recipe, Tune
 from tldeploy.tasks.classification import Classification
+from tldeploy.tasks.metrics import confusion, per_class
 from tldeploy.tuning import ranks
+from tldeploy.tuning.adaptation.adapt import about_target, adapt, distance
 from tldeploy.tuning.calibrate import calibrate, words
+from tldeploy.tuning.card import CARD, model_card
 from tldeploy.tuning.distillation import distillation
 from tldeploy.tuning.features import feature_extraction, weights_fingerprint
 from tldeploy.tuning.few_shot import few_shot
@@ -55,6 +65,9 @@ def tune(recipe: Recipe, folder: Path, inputs: str, parents: dict[str, str]) -> 
 
     Besides the network it holds the task's preprocessing and {train,validation,test}.jsonl.
     """
+    if recipe.adapt is not None and ranks.world() > 1:
+        found = "the recipe adapts to another domain, which several processes cannot share"
+        raise RecipeError("tune in several processes", found, "run `tldeploy tune` as one process")
     with ranks.together():
         if ranks.rank() > 0:
             _train_along(recipe)
@@ -68,7 +81,7 @@ def tune(recipe: Recipe, folder: Path, inputs: str, parents: dict[str, str]) -> 
 
 def _train_along(recipe: Recipe) -> None:
     """What a process does that is not the first: it shares the training, and writes nothing that stays."""
-    splits = split_rows(recipe.data, recipe.folder, recipe.task)
+    splits, _ = _read_rows(recipe)
     with tempfile.TemporaryDirectory() as scratch:
         network, task = load_pretrained(recipe, splits.labels, Path(scratch))
         ranks.meet()  # the first process has encoded the rows
@@ -79,16 +92,18 @@ def _train_along(recipe: Recipe) -> None:
 
 
 def _lead(recipe: Recipe, folder: Path, inputs: str, parents: dict[str, str]) -> Manifest:
-    splits = split_rows(recipe.data, recipe.folder, recipe.task)
+    splits, target = _read_rows(recipe)
     counts = (len(splits.train), len(splits.validation), len(splits.test))
     say("tune: {} rows to learn from, {} to choose by, {} held out".format(*counts))
     about_rows = _about_rows(splits)
-    for found in about_rows:
-        say(f"tune: {found.about}: {found.value} ({found.reason})")
     with artifacts.writing(folder) as beside:
         network, task = load_pretrained(recipe, splits.labels, beside)
         job = _job(recipe, network, task, splits)
         ranks.meet()
+        if target is not None:
+            about_rows += [distance(job, target), *about_target(target)]
+        for found in about_rows:
+            say(f"tune: {found.about}: {found.value} ({found.reason})")
         tuned: dict[str, Tuned] = {}
         measured: dict[str, dict[str, Any]] = {}
         for method in recipe.tune.methods:
@@ -101,18 +116,22 @@ def _lead(recipe: Recipe, folder: Path, inputs: str, parents: dict[str, str]) ->
                 **result.details,
             }
         choice = _choose(recipe.tune, measured, task.metric_name)
-        kept = tuned[choice.value]
-        decisions, details = [choice, *about_rows], {"backbone": recipe.backbone.source, "kept": choice.value}
+        name, kept, decisions = choice.value, tuned[choice.value], [choice]
+        if target is not None and recipe.adapt is not None:
+            adapted = adapt(recipe.adapt, job, target, name, kept)
+            name, kept = adapted.name, adapted.kept
+            tuned[name] = kept
+            for candidate, figures in adapted.figures.items():
+                measured[candidate] = {**measured.get(candidate, {}), **figures}
+            decisions = [choice.model_copy(update={"about": "source-only"}), *adapted.decisions]
+        details: dict[str, Any] = {"backbone": recipe.backbone.source, "kept": name}
         if recipe.tune.calibration:
             details["calibration"] = calibration = calibrate(kept, job)
-            reason = words(calibration)
-            decisions.append(Choice(about="temperature", value=round(calibration["temperature"], 3), reason=reason))
-        details["curves"] = {name: found.curves for name, found in tuned.items() if found.curves}
-        kept.network.save(beside)
-        task.save(beside)
-        for name in SPLITS:
-            rows: Rows = getattr(splits, name)
-            rows.save(beside / f"{name}.jsonl", with_images=name != "train")
+            value, reason = round(calibration["temperature"], 3), words(calibration)
+            decisions.append(Choice(about="temperature", value=value, reason=reason))
+        details["curves"] = {method: found.curves for method, found in tuned.items() if found.curves}
+        counted = confusion(splits.test.classes, task.decode(kept.test), len(task.labels))
+        details["classes"] = per_class(counted, task.labels)
         manifest = Manifest(
             kind="tune",
             name=recipe.name,
@@ -121,12 +140,40 @@ def _lead(recipe: Recipe, folder: Path, inputs: str, parents: dict[str, str]) ->
             labels=splits.labels,
             preprocessing=task.preprocessing,
             metrics=measured,
-            decisions=decisions,
+            decisions=[*decisions, *about_rows],
             environment=environment.describe(),
             parents=parents,
             details=details,
         )
+        _write(beside, recipe, manifest, kept, task, splits)
         return artifacts.seal(beside, manifest)
+
+
+def _read_rows(recipe: Recipe) -> tuple[Splits, Target | None]:
+    splits = split_rows(recipe.data, recipe.folder, recipe.task)
+    if recipe.adapt is None:
+        return splits, None
+    if ranks.world() > 1:
+        asked, fix = (
+            f"adapt {recipe.name} in {ranks.world()} processes",
+            "start it without torchrun or accelerate launch",
+        )
+        raise RecipeError(asked, "adaptation to another domain runs in one process", fix)
+    target = read_target(recipe.adapt, recipe.data, splits.labels, recipe.folder, recipe.task)
+    return replace(splits, test=target.test or splits.test), target
+
+
+def _write(folder: Path, recipe: Recipe, manifest: Manifest, kept: Tuned, task: Classification, splits: Splits) -> None:
+    """Everything in the artifact but its manifest."""
+    kept.network.save(folder)
+    task.save(folder)
+    counts = {}
+    for split in SPLITS:
+        rows: Rows = getattr(splits, split)
+        rows.save(folder / f"{split}.jsonl", with_images=split != "train")
+        numbers = np.bincount(rows.classes, minlength=len(splits.labels)).tolist()
+        counts[split] = dict(zip(splits.labels, numbers, strict=True))
+    (folder / CARD).write_text(model_card(manifest, recipe.tune, counts), encoding="utf-8")
 
 
 def _cache(recipe: Recipe) -> Path:
