@@ -112,6 +112,7 @@ def _tune(recipe: Recipe, fetched: Outcome | None, force: bool) -> Outcome:
 
 def search(recipe: RecipeLike, trials: int | None = None) -> Searched:
     """Search for better settings of `tune`, as its `search` section says. trials: in all, instead of the recipe's."""
+    _need_one_process("search")
     from tldeploy.tuning.search import search as run_search
 
     recipe = _loaded(recipe)
@@ -207,9 +208,7 @@ def bench(recipe: RecipeLike, force: bool = False) -> Outcome:
 
 def run(recipe: RecipeLike, force: bool = False) -> list[Outcome]:
     """All stages, in order; those whose inputs are unchanged are skipped."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        found = "several processes were started together, which only the tune stage can share"
-        raise UsageError("run all stages", found, "start them for `tldeploy tune`, then `tldeploy run` as one process")
+    _need_one_process("run all stages")
     recipe = _loaded(recipe)
     fetched = fetch(recipe, force)
     tuned = _tune(recipe, fetched, force)
@@ -308,6 +307,12 @@ def doctor() -> list[Check]:
     from tldeploy.triton import home
 
     return [*environment.checks(), home.check()]
+
+
+def _need_one_process(what: str) -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        found = "several processes were started together, which only the tune stage can share"
+        raise UsageError(what, found, "start them for `tldeploy tune` alone, and the rest as one process")
 
 
 def _loaded(recipe: RecipeLike) -> Recipe:

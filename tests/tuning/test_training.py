@@ -14,14 +14,15 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from tests.tiny_project import write_project
 from tests.tuning.tiny_part import image_network, sha256, text_network
+from tldeploy import artifacts, pipeline
 from tldeploy.backbones.network import Network
-from tldeploy.errors import MachineError, QualityError, RecipeError
+from tldeploy.errors import MachineError, QualityError, RecipeError, UsageError
 from tldeploy.recipe import Tune
 from tldeploy.tuning import checkpoints, trackers
 from tldeploy.tuning.batches import ROWS, collate
 from tldeploy.tuning.fine_tuning import train
-from tldeploy.tuning.job import Part
 from tldeploy.tuning.order import EpochBatches, Key
 from tldeploy.tuning.training import Training, cross_entropy
 
@@ -193,7 +194,7 @@ def test_accumulated_batches_are_one_larger_batch(folder: Path) -> None:
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
         order = EpochBatches(None, part.classes, Tune(batch_size=batch_size)).whole(0)
-        found.append(sum(order, []))
+        found.append([row for batch in order for row in batch])
         settings = Tune(epochs=1, batch_size=batch_size, accumulation=accumulation, learning_rate=1e-3)
         part.examples.lengths = None  # type: ignore[misc]
         train(network, part, settings, "test")
@@ -248,7 +249,7 @@ def test_the_order_is_a_function_of_seed_and_epoch_however_many_share_it(
                 len(batch)
             )
     assert orders[0] == orders[2] != orders[1]
-    counts = np.bincount(classes[sum(orders[0], [])])
+    counts = np.bincount(classes[[row for batch in orders[0] for row in batch]])
     assert counts.tolist() == ([20, 20] if sampling == "balanced" else [30, 10])
 
 
@@ -271,7 +272,7 @@ def test_a_training_image_looks_the_same_in_one_epoch_and_other_in_the_next(imag
 
 def test_precision_that_the_machine_lacks_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(MachineError, match="set tune.precision to auto"):
+    with pytest.raises(MachineError, match=r"set tune\.precision to auto"):
         trained(folder, precision="fp16")
 
 
@@ -285,7 +286,7 @@ def test_gradient_checkpointing_gives_the_same_weights(folder: Path) -> None:
     plain, _ = trained(folder, epochs=1)
     frugal, _ = trained(folder, epochs=1, gradient_checkpointing=True)
     assert sha256(frugal) == sha256(plain)
-    assert not frugal.backbone.is_gradient_checkpointing
+    assert not frugal.backbone.is_activation_checkpointing
 
 
 def test_a_backbone_without_gradient_checkpointing_is_a_mistake_of_the_recipe(folder: Path) -> None:
@@ -301,7 +302,7 @@ def test_diverged_training_says_so(folder: Path) -> None:
     def loss(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         return logits.sum() * float("nan")
 
-    with pytest.raises(QualityError, match="lower tune.learning_rate"):
+    with pytest.raises(QualityError, match=r"lower tune\.learning_rate"):
         train(network, part, Tune(**TEXT), "test", loss=loss)
 
 
@@ -371,3 +372,32 @@ def python(*arguments: object) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_only_the_tune_stage_is_for_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for verb in (pipeline.run, pipeline.search):
+        with pytest.raises(UsageError, match="only the tune stage"):
+            verb(tmp_path)
+
+
+def test_several_processes_run_the_tune_stage(tmp_path: Path) -> None:
+    folder = write_project(tmp_path / "tiny")
+    python("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "tldeploy", "tune", folder)
+    manifest = artifacts.load(folder / "tuned", "tune")
+    assert set(manifest.metrics) == {"feature-extraction", "fine-tuning"}
+    assert not (folder / ".cache" / "training").exists()
+    assert [path.name for path in folder.iterdir() if ".writing-" in path.name] == []
+
+
+def test_a_rate_is_suggested_by_the_recipes_own_rows(tmp_path: Path) -> None:
+    folder = write_project(tmp_path / "tiny")
+    suggestion, page = pipeline.find_rate(folder)
+    assert 1e-4 < suggestion.rate < 1e-1
+    assert f"{suggestion.rate:.1e}" in page.read_text(encoding="utf-8")
+    assert sorted(path.name for path in folder.iterdir() if path.name != ".cache") == [
+        "backbone",
+        "find-rate.html",
+        "recipe.yaml",
+        "reviews.csv",
+    ]

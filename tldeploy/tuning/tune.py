@@ -65,8 +65,11 @@ def tune(recipe: Recipe, folder: Path, inputs: str, parents: dict[str, str]) -> 
 
     Besides the network it holds the task's preprocessing and {train,validation,test}.jsonl.
     """
+    if recipe.adapt is not None and ranks.world() > 1:
+        found = "the recipe adapts to another domain, which several processes cannot share"
+        raise RecipeError("tune in several processes", found, "run `tldeploy tune` as one process")
     with ranks.together():
-        if ranks.rank():
+        if ranks.rank() > 0:
             _train_along(recipe)
             ranks.meet()
             return artifacts.load(folder, "tune")
