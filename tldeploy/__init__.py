@@ -16,7 +16,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tldeploy.draft import init
-    from tldeploy.pipeline import bench, deploy, doctor, export, fetch, predict, run, serve, tune
+    from tldeploy.pipeline import (
+        bench,
+        deploy,
+        doctor,
+        export,
+        fetch,
+        find_rate,
+        lint,
+        predict,
+        rank,
+        rollback,
+        run,
+        search,
+        serve,
+        trace,
+        tune,
+        verify,
+    )
     from tldeploy.recipe import Recipe
     from tldeploy.runtime.triton import Client
 
@@ -27,7 +44,25 @@ _HOMES = {
     "Client": "tldeploy.runtime.triton",
     "init": "tldeploy.draft",
     **dict.fromkeys(
-        ("bench", "deploy", "doctor", "export", "fetch", "predict", "run", "serve", "tune"), "tldeploy.pipeline"
+        (
+            "bench",
+            "deploy",
+            "doctor",
+            "export",
+            "fetch",
+            "find_rate",
+            "lint",
+            "predict",
+            "rank",
+            "rollback",
+            "run",
+            "search",
+            "serve",
+            "trace",
+            "tune",
+            "verify",
+        ),
+        "tldeploy.pipeline",
     ),
 }
 __all__ = [
@@ -38,11 +73,18 @@ __all__ = [
     "doctor",
     "export",
     "fetch",
+    "find_rate",
     "init",
+    "lint",
     "predict",
+    "rank",
+    "rollback",
     "run",
+    "search",
     "serve",
+    "trace",
     "tune",
+    "verify",
 ]
 
 

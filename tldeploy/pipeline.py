@@ -8,8 +8,8 @@ of `import tldeploy`.
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +17,22 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tldeploy import artifacts
 from tldeploy.artifacts import Manifest, fingerprint
-from tldeploy.errors import ArtifactError
+from tldeploy.errors import ArtifactError, UsageError
 from tldeploy.progress import say
 from tldeploy.recipe import Recipe
 
 if TYPE_CHECKING:
     from tldeploy.environment import Check
     from tldeploy.runtime import Runner
+    from tldeploy.triton.keeping import Verified
+    from tldeploy.triton.lineage import Trace
+    from tldeploy.triton.lint.check import Lint
+    from tldeploy.triton.lint.models import Target
+    from tldeploy.triton.repository import Publication
     from tldeploy.triton.server import Server
+    from tldeploy.tuning.candidates import Candidate
+    from tldeploy.tuning.finder import Suggestion
+    from tldeploy.tuning.search import Searched
 
 RecipeLike = Recipe | str | Path
 Protocol = Literal["http", "grpc"]
@@ -70,15 +78,29 @@ def fetch(recipe: RecipeLike, force: bool = False) -> Outcome | None:
 
 def tune(recipe: RecipeLike, force: bool = False) -> Outcome:
     """Adapt the backbone to the labelled rows by every method of the recipe; keep one."""
+    from tldeploy.tuning import ranks
+
     recipe = _loaded(recipe)
-    return _tune(recipe, fetch(recipe), force)
+    with ranks.together():
+        with ranks.first_then_others():
+            fetched = fetch(recipe)
+        return _tune(recipe, fetched, force)
+
+
+def find_rate(recipe: RecipeLike) -> tuple[Suggestion, Path]:
+    """A learning rate for fine-tuning by a range test on the training rows; and the plot of it, `find-rate.html`."""
+    from tldeploy.tuning.rates import find_rate_of
+
+    recipe = _loaded(recipe)
+    fetch(recipe)
+    return find_rate_of(recipe)
 
 
 def _tune(recipe: Recipe, fetched: Outcome | None, force: bool) -> Outcome:
     parents = {"fetch": fetched.manifest.sha256} if fetched else {}
     folder = recipe.path("tuned")
-    sources = {name: _content_of(recipe.path(name)) for name in _own_files(recipe)}
-    inputs = fingerprint([recipe.section("name", "task", "data", "backbone", "tune"), parents, sources])
+    sections = recipe.section("name", "task", "data", "backbone", "tune", "adapt")
+    inputs = fingerprint([sections, parents, _sources(recipe)])
 
     def run_stage() -> Manifest:
         from tldeploy.tuning.tune import tune as run_tune
@@ -86,6 +108,37 @@ def _tune(recipe: Recipe, fetched: Outcome | None, force: bool) -> Outcome:
         return run_tune(recipe, folder, inputs, parents)
 
     return _unless_current("tune", folder, inputs, force, run_stage)
+
+
+def search(recipe: RecipeLike, trials: int | None = None) -> Searched:
+    """Search for better settings of `tune`, as its `search` section says. trials: in all, instead of the recipe's."""
+    from tldeploy.tuning.search import search as run_search
+
+    recipe = _loaded(recipe)
+    fetched = fetch(recipe)
+    return run_search(recipe, _search_key(recipe, fetched), trials)
+
+
+def _search_key(recipe: Recipe, fetched: Outcome | None) -> str:
+    """Fingerprint of what a trial's result depends on, besides the settings that it is given."""
+    sections = recipe.section("task", "data", "backbone", "tune")
+    tune = sections["tune"]
+    space = tune["search"]["space"] if tune["search"] else {}
+    for name in ("methods", "keep", "trackers", "few_shot", "distillation", *space):
+        del tune[name]
+    if tune["search"]:
+        del tune["search"]["trials"]
+    parents = {"fetch": fetched.manifest.sha256} if fetched else {}
+    return fingerprint([sections, parents, _sources(recipe)])
+
+
+def rank(recipe: RecipeLike, backbones: Sequence[str]) -> list[Candidate]:
+    """Backbones by how well their features would serve the recipe's rows, without training; the best first."""
+    from tldeploy.tuning.candidates import rank_backbones
+
+    recipe = _loaded(recipe)
+    fetch(recipe)
+    return rank_backbones(recipe, backbones)
 
 
 def export(recipe: RecipeLike, force: bool = False) -> Outcome:
@@ -104,14 +157,17 @@ def export(recipe: RecipeLike, force: bool = False) -> Outcome:
 
 def deploy(recipe: RecipeLike, force: bool = False) -> Outcome:
     """Publish the chosen variant to the model repository, as a new version."""
-    from tldeploy.triton import repository
+    from tldeploy.triton import lineage, repository
 
     recipe = _loaded(recipe)
     exported, place = recipe.path("onnx"), recipe.path(recipe.deploy.repository)
     say(f"deploy: {recipe.name} to {place}")
     skipped = not force and repository.is_current(exported, place, recipe.name, recipe.deploy)
-    find = repository.published if skipped else functools.partial(repository.publish, exported, settings=recipe.deploy)
-    live = find(repository=place, name=recipe.name)
+    if skipped:
+        live = repository.published(place, recipe.name)
+    else:
+        behind = lineage.record(recipe, place)
+        live = repository.publish(exported, place, recipe.name, recipe.deploy, behind)
     outcome = Outcome("deploy", live.path, skipped, live.manifest)
     _tell(outcome)
     return outcome
@@ -151,6 +207,9 @@ def bench(recipe: RecipeLike, force: bool = False) -> Outcome:
 
 def run(recipe: RecipeLike, force: bool = False) -> list[Outcome]:
     """All stages, in order; those whose inputs are unchanged are skipped."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        found = "several processes were started together, which only the tune stage can share"
+        raise UsageError("run all stages", found, "start them for `tldeploy tune`, then `tldeploy run` as one process")
     recipe = _loaded(recipe)
     fetched = fetch(recipe, force)
     tuned = _tune(recipe, fetched, force)
@@ -215,6 +274,34 @@ def report(benched: Outcome) -> dict[str, Any]:
     return loaded
 
 
+def lint(repository: str | Path = "triton_repo", fix: bool = False, target: Target | None = None) -> Lint:
+    """What is wrong with a model repository, anybody's, for the server `target`; fix: mend what is safe to mend."""
+    from tldeploy.triton.lint import check, mending
+
+    return (mending.mend if fix else check.lint)(Path(repository), target)
+
+
+def rollback(name: str, version: int | None = None, repository: str | Path = "triton_repo") -> Publication:
+    """Make a kept version live again, by default the newest that is older than the live one."""
+    from tldeploy.triton import keeping
+
+    return keeping.rollback(Path(repository), name, version)
+
+
+def trace(name: str, version: int | None = None, repository: str | Path = "triton_repo") -> Trace:
+    """Where a served model comes from, back to its recipe, and what of it is still there."""
+    from tldeploy.triton import lineage
+
+    return lineage.trace(Path(repository), name, version)
+
+
+def verify(repository: str | Path = "triton_repo") -> list[Verified]:
+    """Check every hash of every published version that is kept."""
+    from tldeploy.triton import keeping
+
+    return keeping.verify(Path(repository))
+
+
 def doctor() -> list[Check]:
     """What this machine has and lacks, the server included."""
     from tldeploy import environment
@@ -240,8 +327,14 @@ def _tell(outcome: Outcome) -> None:
 
 def _own_files(recipe: Recipe) -> list[str]:
     """The files and folders of the recipe's own that tuning reads; hub ids are no files."""
-    splits = [split for split in (recipe.data.test, recipe.data.validation) if isinstance(split, str)]
-    return [name for name in (recipe.data.file, *splits, recipe.backbone.source) if recipe.path(name).exists()]
+    names = [recipe.data.file, recipe.data.test, recipe.data.validation, recipe.backbone.source]
+    if recipe.adapt:
+        names += [recipe.adapt.file, recipe.adapt.test]
+    return [name for name in names if isinstance(name, str) and recipe.path(name).exists()]
+
+
+def _sources(recipe: Recipe) -> dict[str, dict[str, str]]:
+    return {name: _content_of(recipe.path(name)) for name in _own_files(recipe)}
 
 
 def _content_of(place: Path) -> dict[str, str]:

@@ -5,6 +5,7 @@ Standard output stays free for results, so that `--json` can be piped.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,14 +16,16 @@ Advance = Callable[[int], None]
 
 
 def say(line: str) -> None:
-    """One plain line for the person who watches."""
+    """One plain line for the person who watches. Of processes that train together only the first one talks."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Advance]:
     """Show the progress of `total` steps of `what`; call the given function with the number of steps just done."""
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and os.environ.get("RANK", "0") == "0":
         yield from _bar(what, total)
     else:
         yield from _lines(what, total)

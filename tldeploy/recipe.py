@@ -33,7 +33,7 @@ Method = Literal["feature-extraction", "fine-tuning", "lora", "few-shot", "disti
 Keep = Literal["best", Method]
 Variant = Literal["fp32", "fused", "int8-dynamic"]
 Engine = Literal["torch", "onnxruntime", "triton-http", "triton-grpc"]
-Adaptation = Literal["pretraining", "self-training", "coral", "mmd", "dann", "adabn"]
+Adaptation = Literal["pretraining", "self-training", "noisy-student", "coral", "mmd", "dann", "adabn"]
 ADAPTATIONS: tuple[Adaptation, ...] = get_args(Adaptation)
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 ENGINES: tuple[Engine, ...] = get_args(Engine)
@@ -222,7 +222,7 @@ class Lora(Section):
     """
 
     rank: Count = 8
-    alpha: float = Field(default=16, gt=0)
+    alpha: Count = 16
     dropout: float = Field(default=0.05, ge=0, lt=1)
     targets: list[str] = []
 
@@ -230,13 +230,14 @@ class Lora(Section):
 class FewShot(Section):
     """Learning from pairs (as SetFit, Tunstall et al., 2022), for a handful of rows a class.
 
-    rows_per_class: how many training rows of each class are used; by default all. pairs: drawn for each row.
+    rows_per_class: how many training rows of each class are used; by default all.
+    pairs: drawn for each row with rows of its own class, and as many with rows of others.
     """
 
     rows_per_class: Count | None = None
-    pairs: Count = 20
+    pairs: Count = 10
     epochs: Count = 1
-    learning_rate: float = Field(default=2e-5, gt=0, lt=1)
+    learning_rate: float = Field(default=1e-4, gt=0, lt=1)
 
 
 class Distillation(Section):
@@ -363,7 +364,8 @@ class Adapt(Section):
     file: the target rows; text, image, label and bins are read as in `data` unless given here.
     label: a column of labels, used for held-out figures and the oracle only: nothing is learnt from or chosen by them.
     test: the share of the target rows, or a file, held out for those figures.
-    choose_by: how one method is chosen without labels.
+    choose_by: how one method is chosen without labels. oracle: also tune on the target's labels, to compare with.
+    shares: whether the target's classes are about as frequent as the source's; then answers are moved until they are.
     """
 
     file: str
@@ -376,6 +378,7 @@ class Adapt(Section):
     test: Split = 0.5
     methods: list[Adaptation] = Field(default=list(ADAPTATIONS), min_length=1)
     choose_by: Literal["information-maximisation", "entropy", "soft-neighbourhood-density"] = "information-maximisation"
+    shares: Literal["source", "unknown"] = "source"
     oracle: bool = False
 
     _methods_once = field_validator("methods")(_no_repeats)

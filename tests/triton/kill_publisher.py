@@ -14,6 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+# tldeploy imports these where it first needs them, which would be in every fork.
+import onnx  # noqa: F401
+import tritonclient.grpc.model_config_pb2  # noqa: F401
+
 from tldeploy.recipe import Deploy
 from tldeploy.triton.repository import publish
 

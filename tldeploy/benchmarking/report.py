@@ -22,7 +22,7 @@ from tldeploy.measuring.statistics import quantiles, speedup
 from tldeploy.tables import aligned
 from tldeploy.tasks.calibration import expected_calibration_error, reliability
 from tldeploy.tasks.classification import Classification
-from tldeploy.tasks.metrics import Classes, confusion
+from tldeploy.tasks.metrics import Classes, confusion, per_class
 
 Report = dict[str, Any]
 
@@ -132,21 +132,10 @@ def _reported(engine: str, task: Classification, measured: Measured, predicted: 
     """
     truth, probabilities = measured.truth, measured.single.probabilities[measured.single.engines.index(engine)]
     counts = confusion(truth, predicted[engine], len(task.labels))
-    hits, support, answered = np.diagonal(counts), counts.sum(axis=1), counts.sum(axis=0)
-    columns = {
-        "precision": hits / np.maximum(answered, 1),
-        "recall": hits / np.maximum(support, 1),
-        "f1": 2 * hits / np.maximum(support + answered, 1),
-        "support": support,
-    }
-    classes = [
-        {"label": label, **{name: column[at].item() for name, column in columns.items()}}
-        for at, label in enumerate(task.labels)
-    ]
     return {
         "engine": engine,
         "confusion": counts.tolist(),
-        "classes": classes,
+        "classes": per_class(counts, task.labels),
         "ece": expected_calibration_error(probabilities, truth),
         "reliability": [found._asdict() for found in reliability(probabilities, truth)],
     }

@@ -89,18 +89,22 @@ def classes(report: Report) -> str:
 
 
 def methods(report: Report) -> str:
+    """With another domain, the label-free score that one was chosen by is a column of its own."""
+    is_scored = any("score" in found for found in report["methods"].values())
     rows = [
         [
             words(method),
             _estimate(found.get("validation"), "value", ".3f"),
             _estimate(found.get("test"), "value", ".3f"),
+            *([number(found.get("score"), ".3f")] if is_scored else []),
             number(found.get("seconds"), ".1f"),
         ]
         for method, found in report["methods"].items()
     ]
     kept = [choice["value"] for choice in report["decisions"] if choice["about"] == "method"]
     marked = _place(kept[0], list(report["methods"])) if kept else None
-    return table("methods", ["method", "validation rows", "held-out rows", "seconds"], rows, marked)
+    head = ["method", f"{'source ' if is_scored else ''}validation rows", "held-out rows"]
+    return table("methods", [*head, *(["label-free score"] if is_scored else []), "seconds"], rows, marked)
 
 
 def decisions(report: Report) -> str:

@@ -6,6 +6,7 @@ that is heavy, when they run: `tldeploy --help` imports click and nothing else.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,25 @@ from types import FrameType
 import click
 
 from tldeploy import __version__
-from tldeploy.cli import bench, deploy, doctor, export, fetch, init, predict, run, serve, tune
+from tldeploy.cli import (
+    bench,
+    deploy,
+    doctor,
+    export,
+    fetch,
+    find_rate,
+    init,
+    lint,
+    predict,
+    rank,
+    rollback,
+    run,
+    search,
+    serve,
+    trace,
+    tune,
+    verify,
+)
 from tldeploy.cli.show import print_json, wants_json
 from tldeploy.errors import INTERRUPTED, StorageError, TldeployError, UsageError, storage_errors
 
@@ -31,14 +50,17 @@ Examples:
 Exit codes:
   0    done                           6    missing package, provider or program
   1    a bug of tldeploy              7    the server failed, or refused a request
-  2    wrong usage                    8    quality below what was asked for
+  2    wrong usage                    8    quality below what was asked for, or lint's errors
   3    mistakes in a recipe           9    disk full, or not writable
   4    unusable data                  130  interrupted: run again to go on
   5    damaged artifact or weights
 
 Every verb takes --json: the last line of standard output is then one JSON object, also for an error.
 """
-VERBS = (init, run, fetch, tune, export, deploy, serve, predict, bench, doctor)
+VERBS = (
+    *(init, rank, run, fetch, find_rate, tune, search, export, deploy, serve, predict, bench),
+    *(lint, rollback, trace, verify, doctor),
+)
 
 
 class _InOrder(click.Group):
@@ -60,6 +82,8 @@ click.version_option(__version__, message="%(version)s")(app)
 
 def main() -> None:
     """The console script."""
+    if os.environ.get("RANK", "0") != "0":
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 — the first process has the results
     for stop in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(stop) is not signal.SIG_IGN:  # a background job ignores Ctrl-C
             signal.signal(stop, _interrupt)

@@ -10,8 +10,16 @@ import click
 
 from tldeploy.tables import aligned
 
+TOP = 10
+LOGME = (
+    "LogME is the log evidence, in nats a row, that the classes follow linearly from the backbone's features; "
+    "only differences count, and larger is better."
+)
+
 if TYPE_CHECKING:
     from tldeploy.pipeline import Outcome
+    from tldeploy.tuning.candidates import Candidate
+    from tldeploy.tuning.search import Searched
 
 recipe_argument = click.argument("recipe")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
@@ -41,12 +49,27 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
 
 
 def methods(outcome: Outcome) -> str:
-    """What tuning measured, method by method."""
+    """What tuning measured, method by method; with another domain also by what was chosen there, where * is kept."""
+    metrics = outcome.manifest.metrics
+    if not any("score" in found for found in metrics.values()):
+        rows = [
+            [name, interval(found["validation"]), interval(found["test"]), f"{found['seconds']:.0f}"]
+            for name, found in metrics.items()
+        ]
+        return f"{aligned(['method', 'validation', 'held out', 'seconds'], rows)}\n{reasons(outcome)}"
+    kept = outcome.manifest.details["kept"]
     rows = [
-        [name, interval(found["validation"]), interval(found["test"]), f"{found['seconds']:.0f}"]
-        for name, found in outcome.manifest.metrics.items()
+        [
+            f"{name}{' *' if name == kept else ''}",
+            interval(found["validation"]),
+            interval(found["test"]),
+            f"{found['score']:.3f}" if "score" in found else "",
+            f"{found['seconds']:.0f}",
+        ]
+        for name, found in metrics.items()
     ]
-    return f"{aligned(['method', 'validation', 'held out', 'seconds'], rows)}\n{reasons(outcome)}"
+    head = ["method", "source validation", "held out", "label-free score", "seconds"]
+    return f"{aligned(head, rows)}\n{reasons(outcome)}"
 
 
 def scorecard(outcome: Outcome) -> str:
@@ -67,6 +90,43 @@ def scorecard(outcome: Outcome) -> str:
     ]
     head = ["variant", "MB", "parity", "validation", "points lost", "% same labels", "p50 ms", "x fp32 [95 %]"]
     return f"{aligned(head, rows)}\n{reasons(outcome)}"
+
+
+def trials(searched: Searched) -> str:
+    """The best trials, with what each was given."""
+    settings = list(searched.trials[0].settings)
+    rows = [
+        [
+            str(trial.number),
+            trial.state if trial.reason is None else f"{trial.state}: {trial.reason}",
+            *(f"{value:.3g}" if type(value) is float else str(value) for value in trial.settings.values()),
+            "" if trial.value is None else f"{trial.value:.4f}",
+            str(trial.epochs),
+            "" if trial.seconds is None else f"{trial.seconds:.0f}",
+        ]
+        for trial in searched.trials[:TOP]
+    ]
+    head = ["trial", "state", *settings, searched.metric, "epochs measured", "seconds"]
+    more = len(searched.trials) - len(rows)
+    hidden = f"\n… and {more} more, in the report" if more else ""
+    return f"{aligned(head, rows, left=2)}{hidden}\nmeasured on {searched.rows} validation rows; best: {searched.best}"
+
+
+def candidates(found: Sequence[Candidate]) -> str:
+    """Backbones in the order of their scores, and what a score means."""
+    rows = [
+        [
+            candidate.backbone,
+            "" if candidate.score is None else f"{candidate.score:.4f}",
+            "" if candidate.features is None else str(candidate.features),
+            "" if candidate.parameters is None else f"{candidate.parameters / 1e6:.1f}",
+            "" if candidate.seconds is None else f"{candidate.seconds:.1f}",
+        ]
+        for candidate in found
+    ]
+    head = ["backbone", "LogME", "features", "M parameters", "seconds"]
+    reasons = [f"{candidate.backbone}: {candidate.reason}" for candidate in found if candidate.reason]
+    return "\n".join([aligned(head, rows), *reasons, LOGME])
 
 
 def reasons(outcome: Outcome) -> str:

@@ -19,6 +19,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from tldeploy.artifacts import Choice
+from tldeploy.data.parquet import PARQUET
 from tldeploy.data.rows import FEWEST_ROWS_A_CLASS, Splits
 from tldeploy.data.sources import DELIMITERS, JSON_LINES, Table, read_table, read_text
 from tldeploy.errors import DataError
@@ -40,7 +41,7 @@ NEUTRAL_SHARE = 0.1  # of the scale, on each side of its middle: 3 of 1 to 5, 5 
 
 @dataclass(frozen=True)
 class Source:
-    """A table and how it was read. delimiter: None for JSON lines."""
+    """A table and how it was read. delimiter: None for JSON lines and Parquet."""
 
     table: Table
     encoding: str
@@ -75,12 +76,14 @@ class Lengths:
 
 
 def open_table(path: Path) -> Source:
-    """Read a CSV, TSV or JSON lines file, whatever its delimiter and encoding.
+    """Read a CSV, TSV, JSON lines or Parquet file, whatever its delimiter and encoding.
 
-    Raises DataError for a file that is absent, empty, binary, plain JSON, or no table with any delimiter.
+    Raises DataError for a file that is absent, empty, damaged, binary, plain JSON, or no table with any delimiter.
     """
-    encoding = _find_encoding(path)
     suffix = path.suffix.lower()
+    if suffix in PARQUET and path.exists():
+        return Source(read_table(path), "utf-8", None)
+    encoding = _find_encoding(path)
     if suffix in JSON_LINES:
         return Source(read_table(path, encoding), encoding, None)
     implied = DELIMITERS.get(suffix, ",")
@@ -106,7 +109,7 @@ def _find_encoding(path: Path) -> str:
         raise DataError(asked, "there is no such file", "check the path") from None
     except OSError as error:
         found = (error.strerror or str(error)).lower()
-        raise DataError(asked, found, "name a CSV, TSV or JSONL file that you may read") from error
+        raise DataError(asked, found, "name a CSV, TSV, JSONL or Parquet file that you may read") from error
     if path.suffix.lower() == ".json":
         raise DataError(asked, "it is JSON, not JSON lines", "save it as .jsonl, with one object a line")
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -118,7 +121,7 @@ def _find_encoding(path: Path) -> str:
             # Western text has no zero bytes; spreadsheets, archives and Parquet files do.
             if b"\0" in content:
                 found = "it is no text file"
-                raise DataError(asked, found, "save it as CSV, TSV or JSONL, in UTF-8") from None
+                raise DataError(asked, found, "save it as CSV, TSV or JSONL in UTF-8, or as Parquet") from None
             continue
         return encoding
     return "latin-1"

@@ -124,8 +124,12 @@ def split_rows(data: Data, folder: Path, task: TaskName = "text-classification")
     Raises DataError for whatever cannot be learnt from: absent columns, empty labels, numbers outside every bin, fewer
     than two classes, a class with too few rows to split, a label that the training rows do not have.
     """
+    return split_labelled(read_labelled(data, data.file, folder, task), data, folder, task)
+
+
+def split_labelled(rest: Labelled, data: Data, folder: Path, task: TaskName = "text-classification") -> Splits:
+    """Split the rows of data.file, which have been read; files of their own for test and validation are read here."""
     first, second = np.random.SeedSequence(data.seed).generate_state(2).tolist()
-    rest = read_labelled(data, data.file, folder, task)
     refuse_small_classes(rest)
     left_out = rest.left_out
     if isinstance(data.test, str):

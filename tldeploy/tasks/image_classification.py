@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tldeploy.arrays import read_array, writing_array
 from tldeploy.tasks.classification import ENCODER, Classification, Row, Tensors
 from tldeploy.tasks.pixels import ImageEncoder
 
@@ -78,13 +79,9 @@ class ImageClassification(Classification):
             return ImageExamples(pixels, key)
         file = cache / f"pixels-{key[:32]}.npy"
         if not file.exists():
-            cache.mkdir(parents=True, exist_ok=True)
-            beside = file.with_suffix(".writing")
-            mapped: NDArray[np.uint8] = np.lib.format.open_memmap(beside, mode="w+", dtype=np.uint8, shape=shape)
-            self._fill(mapped, rows)
-            del mapped
-            beside.replace(file)
-        return ImageExamples(np.load(file, mmap_mode="r", allow_pickle=False), key)
+            with writing_array(file, shape, np.uint8) as mapped:
+                self._fill(mapped, rows)
+        return ImageExamples(read_array(file), key)
 
     def _fill(self, pixels: NDArray[np.uint8], rows: Sequence[Row]) -> None:
         for start in range(0, len(rows), ENCODED_AT_ONCE):

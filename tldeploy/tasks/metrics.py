@@ -5,6 +5,7 @@ All work from integer class predictions, so that the same code scores a PyTorch 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -79,6 +80,21 @@ def confusion(truth: Classes, predicted: Classes, classes: int) -> Classes:
     """int64 [classes, classes]: rows are true classes, columns predicted ones."""
     counts: Classes = np.bincount(truth * classes + predicted, minlength=classes**2).reshape(classes, classes)
     return counts
+
+
+def per_class(counts: Classes, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Precision, recall, F1 and support of each class. counts: a confusion matrix, int64 [classes, classes]."""
+    hits, support, answered = np.diagonal(counts), counts.sum(axis=1), counts.sum(axis=0)
+    columns = {
+        "precision": hits / np.maximum(answered, 1),
+        "recall": hits / np.maximum(support, 1),
+        "f1": 2 * hits / np.maximum(support + answered, 1),
+        "support": support,
+    }
+    return [
+        {"label": label, **{name: column[at].item() for name, column in columns.items()}}
+        for at, label in enumerate(labels)
+    ]
 
 
 def _bootstrapped(truth: Classes, predictions: list[Classes], classes: int) -> tuple[list[float], list[Scores]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from tldeploy.tasks.classification import ENCODER, Classification, Row, Tensors
 from tldeploy.tasks.encoding import TextEncoder
@@ -21,7 +22,7 @@ class TextExamples:
     """Tokenized texts; `lengths` in tokens."""
 
     def __init__(self, ids: list[list[int]], encoder: TextEncoder) -> None:
-        self.ids, self._encoder = ids, encoder
+        self.ids, self.encoder = ids, encoder
         self.lengths = [len(row) for row in ids]
 
     @property
@@ -32,7 +33,7 @@ class TextExamples:
         return len(self.ids)
 
     def batch(self, indices: Sequence[int]) -> Tensors:
-        return self._encoder.pad([self.ids[index] for index in indices])
+        return self.encoder.pad([self.ids[index] for index in indices])
 
 
 class TextClassification(Classification):
@@ -65,6 +66,11 @@ class TextClassification(Classification):
 
     def encode(self, rows: Sequence[Row]) -> Tensors:
         return self.encoder.encode(_texts(rows))
+
+    def token_id(self, *names: str) -> int | None:
+        """The id of the first of these tokens that the tokenizer knows."""
+        tokenizer = Tokenizer.from_file(str(self._tokenizer))
+        return next((known for name in names if (known := tokenizer.token_to_id(name)) is not None), None)
 
     def examples(self, rows: Sequence[Row], cache: Path | None = None) -> TextExamples:
         return TextExamples(self.encoder.token_ids(_texts(rows)), self.encoder)

@@ -2,6 +2,8 @@
 
 config.py        config.pbtxt as protobuf, from the graph
 repository.py    publish an export as a versioned model; transaction.py makes that atomic
+keeping.py       roll back to an older version, verify every hash; lineage.py traces a served graph to its recipe
+lint/            what is wrong with anybody's repository
 tokenize_step.py the served tokenizing step; backends/ holds the server's Python backend for ONNX graphs
 home.py          where tritonserver is, built from the pip wheel when there is none
 server.py        start, watch and stop it; warden.py sees that it never outlives us; log.py reads what it says

@@ -71,10 +71,11 @@ def read_signature(graph: Path) -> Signature:
     return Signature(inputs, outputs)
 
 
-def _tensor(value: Any, asked: str) -> Tensor:
+def triton_type(elem_type: int) -> str | None:
+    """Triton's name of an ONNX element type; None for one that Triton cannot carry."""
     import onnx
 
-    names = {
+    names: dict[int, str] = {
         onnx.TensorProto.FLOAT: "TYPE_FP32",
         onnx.TensorProto.DOUBLE: "TYPE_FP64",
         onnx.TensorProto.FLOAT16: "TYPE_FP16",
@@ -82,12 +83,19 @@ def _tensor(value: Any, asked: str) -> Tensor:
     }
     plain = ("BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")
     names |= {onnx.TensorProto.DataType.Value(name): f"TYPE_{name}" for name in plain}
+    return names.get(elem_type)
+
+
+def _tensor(value: Any, asked: str) -> Tensor:
+    import onnx
+
     kind = value.type.tensor_type.elem_type
-    if kind not in names:
+    datatype = triton_type(kind)
+    if datatype is None:
         found = f"{value.name} has the type {onnx.TensorProto.DataType.Name(kind)}, which Triton cannot carry"
         raise ArtifactError(asked, found, "cast it inside the graph")
     dims = value.type.tensor_type.shape.dim
-    return Tensor(value.name, names[kind], tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in dims))
+    return Tensor(value.name, datatype, tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in dims))
 
 
 def step_config(name: str, given: str, signature: Signature, versions: Sequence[int], settings: Deploy) -> ModelConfig:

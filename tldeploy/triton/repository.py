@@ -14,11 +14,13 @@ when the number of classes changes, the older ones stay on disk but are no longe
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tldeploy import artifacts
 from tldeploy.artifacts import Manifest, file_sha256, fingerprint
@@ -80,10 +82,15 @@ class _Release:
     version: int
     served: list[int]
     settings: Deploy
+    lineage: Mapping[str, Any]
 
 
-def publish(export: Path, repository: Path, name: str, settings: Deploy) -> Publication:
+def publish(
+    export: Path, repository: Path, name: str, settings: Deploy, lineage: Mapping[str, Any] | None = None
+) -> Publication:
     """Publish the export artifact as the next version of `name`, and make it live.
+
+    lineage: what lies behind the export, see lineage.py; the deploy artifact keeps it for `tldeploy trace`.
 
     Raises ArtifactError when the export is damaged or cannot be batched, UsageError for a name or path that Triton
     cannot serve, StorageError when the disk is full or another publisher does not finish. Then, as when it is
@@ -97,15 +104,24 @@ def publish(export: Path, repository: Path, name: str, settings: Deploy) -> Publ
     signature = config.read_signature(_chosen(export, manifest))
     with begin(repository) as staging:
         version = 1 + max((0, *(version for model in names.in_order for version in versions(repository / model))))
-        keep = [*versions(repository / name), version][-settings.keep_versions :]
+        keep = _kept(repository, name, version, settings.keep_versions)
         shape = _shape(signature, manifest)
         served = [old for old in keep[:-1] if _shape_of(repository / name / str(old)) == shape] + [version]
-        release = _Release(names, step, export, manifest, signature, version, served, settings)
+        release = _Release(names, step, export, manifest, signature, version, served, settings, lineage or {})
         _stage_step(staging / names.step, release)
         _stage_graph(staging / names.graph, release)
         _stage_ensemble(staging / names.ensemble, release)
         commit(repository, names.in_order, keep)
     return published(repository, name)
+
+
+def _kept(repository: Path, name: str, version: int, count: int) -> list[int]:
+    """The versions that stay, ascending: the new one, the one live until now, and the newest of the others."""
+    config_file, live = repository / name / CONFIG_FILE, 0
+    if config_file.is_file():
+        live = config.read(config_file).version_policy.specific.versions[-1]
+    older = sorted(versions(repository / name), key=lambda old: (old == live, old))
+    return sorted([*older, version][-count:])
 
 
 def is_current(export: Path, repository: Path, name: str, settings: Deploy) -> bool:
@@ -144,6 +160,15 @@ def all_published(repository: Path) -> list[Publication]:
         raise ArtifactError(f"read the model repository {repository}", found, "publish one with `tldeploy deploy`")
     names = {path.parent.parent.name for path in repository.glob(f"*/*/{artifacts.MANIFEST}")}
     return [published(repository, name) for name in sorted(names) if (repository / name / CONFIG_FILE).is_file()]
+
+
+def models_of(ensemble: Path) -> set[str]:
+    """The Triton models that tldeploy published with the ensemble in that folder, itself among them."""
+    models = {ensemble.name}
+    for version in versions(ensemble):
+        with contextlib.suppress(ArtifactError):
+            models |= set(artifacts.read(ensemble / str(version), "deploy").details["models"])
+    return models
 
 
 def _check_name(name: str) -> None:
@@ -227,6 +252,7 @@ def _stage_ensemble(model: Path, release: _Release) -> None:
             "models": list(names.in_order),
             "settings": settings.model_dump(exclude={"repository"}),
             "shape": _shape(release.signature, exported),
+            "lineage": dict(release.lineage),
             "repository_files": {path.relative_to(model.parent).as_posix(): file_sha256(path) for path in staged},
         },
     )

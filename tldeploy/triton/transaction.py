@@ -5,8 +5,8 @@
 2. `commit` renames it to `.<repository>.publishing`: the one commit point. Killed before, nothing has happened;
    killed after, everything will.
 3. `_apply` moves its content into the repository, first the new versions, then the configurations that name them,
-   and prunes old versions. It can be cut off anywhere and run again, which `recover` does. Whoever reads a repository
-   calls `recover` first.
+   then those staged as LATER_CONFIG, which no longer name what the others have just let go, and prunes old versions.
+   It can be cut off anywhere and run again, which `recover` does. Whoever reads a repository calls `recover` first.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tldeploy.errors import StorageError, storage_errors
 from tldeploy.triton.locks import locked
 
 CONFIG_FILE = "config.pbtxt"
+LATER_CONFIG = "later.pbtxt"
 LOCK_WAIT_S = 60.0
 _PLAN = "plan.json"
 
@@ -90,6 +91,9 @@ def _apply(repository: Path) -> None:
         for model in plan["models"]:
             _place_files(publishing / model, repository / model)
         for model in plan["models"]:
+            if (later := publishing / model / LATER_CONFIG).exists():
+                later.replace(repository / model / CONFIG_FILE)
+        for model in plan["models"]:
             for version in versions(repository / model):
                 if version not in plan["keep"]:
                     shutil.rmtree(repository / model / str(version))
@@ -109,7 +113,7 @@ def _place_version(staged: Path, model: Path) -> None:
 
 
 def _place_files(staged: Path, model: Path) -> None:
-    files = [path for path in staged.glob("*") if path.is_file()]
+    files = [path for path in staged.glob("*") if path.is_file() and path.name != LATER_CONFIG]
     for file in sorted(files, key=lambda path: path.name == CONFIG_FILE):
         file.replace(model / file.name)
 

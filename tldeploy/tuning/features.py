@@ -6,6 +6,7 @@ a second run costs only the head.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tldeploy.arrays import read_array, writing_array
 from tldeploy.artifacts import fingerprint
 from tldeploy.backbones.network import Network
-from tldeploy.errors import DataError, storage_errors
+from tldeploy.errors import DataError
 from tldeploy.progress import progress
 from tldeploy.tasks.classification import Examples
 from tldeploy.tasks.metrics import Classes
@@ -72,16 +74,18 @@ class FeatureCache:
         key = fingerprint([self.weights, network.settings, examples.key])
         file = self.folder / f"features-{key[:32]}.npy"
         if not file.exists():
-            shape = (len(examples), network.head.in_features)
-            beside = file.with_suffix(".writing")
-            with storage_errors(self.folder):
-                self.folder.mkdir(parents=True, exist_ok=True)
-                mapped = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float32, shape=shape)
-                extract_features(network, examples, f"features of {part} rows", mapped)
-                mapped.flush()
-                beside.replace(file)
-        stored: NDArray[np.float32] = np.load(file, mmap_mode="r", allow_pickle=False)
-        return stored
+            with writing_array(file, (len(examples), network.head.in_features), np.float32) as features:
+                extract_features(network, examples, f"features of {part} rows", features)
+        return read_array(file)
+
+
+def weights_fingerprint(network: Network) -> str:
+    """sha256 of the backbone's weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.backbone.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(tensor.numpy()).tobytes())
+    return digest.hexdigest()
 
 
 def fit_head(network: Network, features: NDArray[np.float32], classes: Classes, seed: int) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tldeploy.backbones.network import Network
 from tldeploy.recipe import Tune
-from tldeploy.tasks.classification import Classification, Examples
+from tldeploy.tasks.classification import Classification, Examples, Row
 from tldeploy.tasks.metrics import Classes
 
 Logits = NDArray[np.float32]
@@ -30,6 +30,7 @@ class Job:
     """network: the pretrained backbone under a fresh head; methods work on copies of it.
 
     weights: sha256 of the backbone's weights. cache: a folder for what can be computed again. folder: the recipe's.
+    rows: the training rows as they were read, for a method that encodes them in another way.
     """
 
     settings: Tune
@@ -41,6 +42,7 @@ class Job:
     test: Part
     cache: Path
     folder: Path
+    rows: Sequence[Row] = ()
 
 
 @dataclass(frozen=True)

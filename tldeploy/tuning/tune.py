@@ -3,13 +3,19 @@
 1. Rows are read and split; the splits are written into the artifact, so that later stages measure on the same rows.
 2. Every method of the recipe is run from the same pretrained weights and measured on validation and on test rows.
 3. One is kept: the one that the recipe names, or the best on the *validation* rows. Test rows decide nothing.
+4. With `adapt`, that one is where adaptation to the target domain starts (adaptation/adapt.py), and test rows are the
+   target's where they have labels.
+
+Of several processes that train together (ranks.py) the first one does all of this; the others train along, no more.
 """
 
 from __future__ import annotations
 
-import hashlib
+import shutil
+import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +27,36 @@ from tldeploy.backbones.load import load_pretrained
 from tldeploy.backbones.network import Network
 from tldeploy.data import health
 from tldeploy.data.rows import Rows, Splits, split_rows
+from tldeploy.data.target import Target, read_target
+from tldeploy.errors import RecipeError
 from tldeploy.progress import say
 from tldeploy.recipe import Method, Recipe, Tune
 from tldeploy.tasks.classification import Classification
+from tldeploy.tasks.metrics import confusion, per_class
+from tldeploy.tuning import ranks
+from tldeploy.tuning.adaptation.adapt import about_target, adapt, distance
 from tldeploy.tuning.calibrate import calibrate, words
-from tldeploy.tuning.features import feature_extraction
-from tldeploy.tuning.fine_tuning import fine_tuning
+from tldeploy.tuning.card import CARD, model_card
+from tldeploy.tuning.distillation import distillation
+from tldeploy.tuning.features import feature_extraction, weights_fingerprint
+from tldeploy.tuning.few_shot import few_shot
+from tldeploy.tuning.fine_tuning import CHECKPOINTS, fine_tuning
+from tldeploy.tuning.from_scratch import from_scratch
 from tldeploy.tuning.job import Job, Logits, Part, Tuned
+from tldeploy.tuning.lora import lora
 
 SPLITS = ("train", "validation", "test")
 NAMED = 8  # of the rows that are left out
 
+# Methods in which nothing is trained together: the first process is enough for them.
+ALONE: tuple[Method, ...] = ("feature-extraction", "few-shot")
 METHODS: dict[Method, Callable[[Job], Tuned]] = {
     "feature-extraction": feature_extraction,
     "fine-tuning": fine_tuning,
+    "lora": lora,
+    "few-shot": few_shot,
+    "distillation": distillation,
+    "from-scratch": from_scratch,
 }
 
 
@@ -43,15 +65,42 @@ def tune(recipe: Recipe, folder: Path, inputs: str, parents: dict[str, str]) -> 
 
     Besides the network it holds the task's preprocessing and {train,validation,test}.jsonl.
     """
-    splits = split_rows(recipe.data, recipe.folder, recipe.task)
+    with ranks.together():
+        if ranks.rank():
+            _train_along(recipe)
+            ranks.meet()
+            return artifacts.load(folder, "tune")
+        manifest = _lead(recipe, folder, inputs, parents)
+        ranks.meet()
+    shutil.rmtree(_cache(recipe) / CHECKPOINTS, ignore_errors=True)  # the result is sealed
+    return manifest
+
+
+def _train_along(recipe: Recipe) -> None:
+    """What a process does that is not the first: it shares the training, and writes nothing that stays."""
+    splits, _ = _read_rows(recipe)
+    with tempfile.TemporaryDirectory() as scratch:
+        network, task = load_pretrained(recipe, splits.labels, Path(scratch))
+        ranks.meet()  # the first process has encoded the rows
+        job = _job(recipe, network, task, splits)
+        for method in recipe.tune.methods:
+            if method not in ALONE:
+                METHODS[method](job)
+
+
+def _lead(recipe: Recipe, folder: Path, inputs: str, parents: dict[str, str]) -> Manifest:
+    splits, target = _read_rows(recipe)
     counts = (len(splits.train), len(splits.validation), len(splits.test))
     say("tune: {} rows to learn from, {} to choose by, {} held out".format(*counts))
     about_rows = _about_rows(splits)
-    for found in about_rows:
-        say(f"tune: {found.about}: {found.value} ({found.reason})")
     with artifacts.writing(folder) as beside:
         network, task = load_pretrained(recipe, splits.labels, beside)
         job = _job(recipe, network, task, splits)
+        ranks.meet()
+        if target is not None:
+            about_rows += [distance(job, target), *about_target(target)]
+        for found in about_rows:
+            say(f"tune: {found.about}: {found.value} ({found.reason})")
         tuned: dict[str, Tuned] = {}
         measured: dict[str, dict[str, Any]] = {}
         for method in recipe.tune.methods:
@@ -64,18 +113,22 @@ def tune(recipe: Recipe, folder: Path, inputs: str, parents: dict[str, str]) -> 
                 **result.details,
             }
         choice = _choose(recipe.tune, measured, task.metric_name)
-        kept = tuned[choice.value]
-        decisions, details = [choice, *about_rows], {"backbone": recipe.backbone.source, "kept": choice.value}
+        name, kept, decisions = choice.value, tuned[choice.value], [choice]
+        if target is not None and recipe.adapt is not None:
+            adapted = adapt(recipe.adapt, job, target, name, kept)
+            name, kept = adapted.name, adapted.kept
+            tuned[name] = kept
+            for candidate, figures in adapted.figures.items():
+                measured[candidate] = {**measured.get(candidate, {}), **figures}
+            decisions = [choice.model_copy(update={"about": "source-only"}), *adapted.decisions]
+        details: dict[str, Any] = {"backbone": recipe.backbone.source, "kept": name}
         if recipe.tune.calibration:
             details["calibration"] = calibration = calibrate(kept, job)
-            reason = words(calibration)
-            decisions.append(Choice(about="temperature", value=round(calibration["temperature"], 3), reason=reason))
-        details["curves"] = {name: found.curves for name, found in tuned.items() if found.curves}
-        kept.network.save(beside)
-        task.save(beside)
-        for name in SPLITS:
-            rows: Rows = getattr(splits, name)
-            rows.save(beside / f"{name}.jsonl", with_images=name != "train")
+            value, reason = round(calibration["temperature"], 3), words(calibration)
+            decisions.append(Choice(about="temperature", value=value, reason=reason))
+        details["curves"] = {method: found.curves for method, found in tuned.items() if found.curves}
+        counted = confusion(splits.test.classes, task.decode(kept.test), len(task.labels))
+        details["classes"] = per_class(counted, task.labels)
         manifest = Manifest(
             kind="tune",
             name=recipe.name,
@@ -84,16 +137,48 @@ def tune(recipe: Recipe, folder: Path, inputs: str, parents: dict[str, str]) -> 
             labels=splits.labels,
             preprocessing=task.preprocessing,
             metrics=measured,
-            decisions=decisions,
+            decisions=[*decisions, *about_rows],
             environment=environment.describe(),
             parents=parents,
             details=details,
         )
+        _write(beside, recipe, manifest, kept, task, splits)
         return artifacts.seal(beside, manifest)
 
 
+def _read_rows(recipe: Recipe) -> tuple[Splits, Target | None]:
+    splits = split_rows(recipe.data, recipe.folder, recipe.task)
+    if recipe.adapt is None:
+        return splits, None
+    if ranks.world() > 1:
+        asked, fix = (
+            f"adapt {recipe.name} in {ranks.world()} processes",
+            "start it without torchrun or accelerate launch",
+        )
+        raise RecipeError(asked, "adaptation to another domain runs in one process", fix)
+    target = read_target(recipe.adapt, recipe.data, splits.labels, recipe.folder, recipe.task)
+    return replace(splits, test=target.test or splits.test), target
+
+
+def _write(folder: Path, recipe: Recipe, manifest: Manifest, kept: Tuned, task: Classification, splits: Splits) -> None:
+    """Everything in the artifact but its manifest."""
+    kept.network.save(folder)
+    task.save(folder)
+    counts = {}
+    for split in SPLITS:
+        rows: Rows = getattr(splits, split)
+        rows.save(folder / f"{split}.jsonl", with_images=split != "train")
+        numbers = np.bincount(rows.classes, minlength=len(splits.labels)).tolist()
+        counts[split] = dict(zip(splits.labels, numbers, strict=True))
+    (folder / CARD).write_text(model_card(manifest, recipe.tune, counts), encoding="utf-8")
+
+
+def _cache(recipe: Recipe) -> Path:
+    return recipe.folder / ".cache"
+
+
 def _job(recipe: Recipe, network: Network, task: Classification, splits: Splits) -> Job:
-    cache = recipe.folder / ".cache"
+    cache = _cache(recipe)
 
     def part(rows: Rows) -> Part:
         return Part(task.examples(rows.inputs, cache), rows.classes)
@@ -102,25 +187,18 @@ def _job(recipe: Recipe, network: Network, task: Classification, splits: Splits)
         settings=recipe.tune,
         task=task,
         network=network,
-        weights=_weights_fingerprint(network),
+        weights=weights_fingerprint(network),
         train=part(splits.train),
         validation=part(splits.validation),
         test=part(splits.test),
         cache=cache,
         folder=recipe.folder,
+        rows=splits.train.inputs,
     )
 
 
 def _measured(task: Classification, rows: Rows, logits: Logits) -> dict[str, Any]:
     return task.measure(rows.classes, task.decode(logits)).as_json()
-
-
-def _weights_fingerprint(network: Network) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.backbone.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(tensor.numpy()).tobytes())
-    return digest.hexdigest()
 
 
 def _choose(settings: Tune, measured: dict[str, dict[str, Any]], metric: str) -> Choice:

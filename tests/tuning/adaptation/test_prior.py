@@ -3,10 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.special import softmax
 from scipy.stats import norm
 
 from tldeploy.errors import DataError
-from tldeploy.tuning.adaptation.prior import bbse_prior, em_prior
+from tldeploy.tuning.adaptation.prior import align_offsets, bbse_prior, em_prior
 
 MEANS = np.array([-2.0, 0.0, 2.0])
 SOURCE = np.array([0.6, 0.3, 0.1])
@@ -86,3 +87,25 @@ def test_no_rows_and_classes_that_were_never_trained_on_are_errors() -> None:
         em_prior(np.full((4, 2), 0.5), np.array([1.0, 0.0]))
     with pytest.raises(DataError, match="a domain has no rows"):
         bbse_prior(np.array([0, 1]), np.array([0, 1]), np.array([], dtype=np.int64), 2)
+
+
+def test_offsets_give_the_mean_answer_the_wanted_shares() -> None:
+    logits = np.random.default_rng(3).normal(0, 3, (500, 3)) + np.array([2, 0, -1])
+    offsets = align_offsets(logits, TARGET)
+    np.testing.assert_allclose(softmax(logits + offsets, axis=1).mean(axis=0), TARGET, atol=1e-5)
+    assert offsets.sum() == pytest.approx(0)
+
+
+def test_offsets_of_answers_that_have_the_shares_already_are_none() -> None:
+    logits = np.random.default_rng(4).normal(0, 3, (500, 3))
+    shares = softmax(logits, axis=1).mean(axis=0)
+    np.testing.assert_allclose(align_offsets(logits, shares), 0, atol=1e-5)
+    moved = align_offsets(logits + np.array([3, -1, 1]), shares)
+    np.testing.assert_allclose(moved, [-2, 2, 0], atol=1e-3)  # the shift undone, but for its mean of 1
+
+
+def test_offsets_for_a_class_without_a_share_are_refused() -> None:
+    with pytest.raises(DataError, match="class 1 has no rows in the source domain"):
+        align_offsets(np.zeros((4, 3)), np.array([0.5, 0.0, 0.5]))
+    with pytest.raises(DataError, match="there are no target rows"):
+        align_offsets(np.zeros((0, 3)), TARGET)

@@ -131,9 +131,10 @@ def test_what_cp1252_lacks_is_read_as_latin_1() -> None:
 def test_repeated_and_contradicting_texts_are_counted() -> None:
     rows = [f"text number {i},{'ab'[i % 2]}" for i in range(60)]
     again = ["text number 0,a", "text number 0,a", "text number 1,a"]
-    text = drafted(draft.init(put("rows.csv", ["text,label", *rows, *again, " ,a"]), HUB_ID))[2].replace("\n  # ", " ")
+    text = drafted(draft.init(put("rows.csv", ["text,label", *rows, *again, " ,a"]), HUB_ID))[2]
     assert "64 rows with 2 columns, of which 1 have no text and are left out" in text
-    assert "3 rows repeat the text of another; texts that occur with different labels: 1" in text
+    assert "# duplicates: 3 (of 63 rows, this many have the text of an earlier row" in text
+    assert "# contradicting labels: 1 (so many texts stand there with different labels" in text
 
 
 @pytest.mark.parametrize(("words", "length"), [(2, 16), (20, 32), (100, 144), (1000, 512)])

@@ -1,0 +1,115 @@
+"""The target domain of a recipe's `adapt`: rows to adapt to without labels, and labelled ones to check the result by.
+
+1. The rows are read as `data` reads the source's: text, image, label and bins are those of `data` unless given.
+2. Labels may be missing: a table without the column (unless `adapt.label` names it), or a folder of images whose only
+   subfolder is called like no class. Then every row is learnt from, and nothing can be checked.
+3. With labels, the rows of `adapt.test` are held out. The share is drawn by the seed alone, and not by class as in the
+   source: so labels do not even decide which rows are learnt from, and other labels give the very same networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tldeploy.data.rows import Column, Labelled, Rows, number, read_labelled
+from tldeploy.data.sources import read_table
+from tldeploy.errors import DataError
+from tldeploy.recipe import Adapt, Data, TaskName
+
+FEWEST_ROWS = 5
+
+
+@dataclass(frozen=True)
+class Target:
+    """unlabelled: texts, or paths of image files, to learn from; there is no label in it.
+
+    test: labelled rows, held out; None where the target has no labels. oracle: the unlabelled rows again, with their
+    labels, for the one network that shows what labels would have given; None unless the recipe asks for it.
+    left_out: the place and the reason of rows in which there is nothing to learn from.
+    """
+
+    unlabelled: list[str]
+    column: Column
+    test: Rows | None
+    oracle: Rows | None
+    left_out: list[tuple[str, str]]
+
+
+def read_target(adapt: Adapt, data: Data, labels: Sequence[str], folder: Path, task: TaskName) -> Target:
+    """The target rows of a recipe in `folder`. labels: the source's classes, in order.
+
+    Raises DataError for what cannot be read, for fewer than FEWEST_ROWS rows to learn from, and for a label that the
+    source does not have.
+    """
+    settings = _as_data(adapt, data)
+    if not _has_labels(adapt, settings, labels, folder, task):
+        inputs, left_out = _unlabelled(settings, folder, task)
+        _refuse_few(inputs, folder / adapt.file)
+        return Target(inputs, "text" if task == "text-classification" else "image", None, None, left_out)
+    rows = read_labelled(settings, adapt.file, folder, task)
+    left_out = rows.left_out
+    if isinstance(adapt.test, str):
+        test = read_labelled(settings, adapt.test, folder, task)
+        left_out = left_out + test.left_out
+    else:
+        rows, test = _held_out(rows, adapt.test, data.seed)
+    _refuse_few(rows.inputs, rows.path)
+    classes = list(labels)
+    return Target(
+        unlabelled=rows.inputs,
+        column=rows.column,
+        test=number(test, classes),
+        oracle=number(rows, classes) if adapt.oracle else None,
+        left_out=left_out,
+    )
+
+
+def _as_data(adapt: Adapt, data: Data) -> Data:
+    own = {
+        "file": adapt.file,
+        "encoding": adapt.encoding,
+        "delimiter": adapt.delimiter,
+        **{name: given for name in ("text", "image", "label", "bins") if (given := getattr(adapt, name)) is not None},
+    }
+    return data.model_copy(update=own)
+
+
+def _has_labels(adapt: Adapt, settings: Data, labels: Sequence[str], folder: Path, task: TaskName) -> bool:
+    place = folder / adapt.file
+    if adapt.label is not None:
+        return True
+    if task == "image-classification" and place.is_dir():
+        subfolders = [child.name for child in place.iterdir() if child.is_dir() and not child.name.startswith(".")]
+        return len(subfolders) != 1 or subfolders[0] in labels
+    return settings.label in read_table(place, settings.encoding, settings.delimiter).columns
+
+
+def _unlabelled(settings: Data, folder: Path, task: TaskName) -> tuple[list[str], list[tuple[str, str]]]:
+    if task == "image-classification":
+        # Read like labelled images, with the paths themselves in the place of labels, which are thrown away.
+        rows = read_labelled(
+            settings.model_copy(update={"label": settings.image, "bins": None}), settings.file, folder, task
+        )
+        return rows.inputs, rows.left_out
+    table = read_table(folder / settings.file, settings.encoding, settings.delimiter)
+    texts = table.column(settings.text, "adapt.text")
+    empty = [
+        (f"line {line}", "its text is empty") for line, text in zip(table.lines, texts, strict=True) if not text.strip()
+    ]
+    return [text for text in texts if text.strip()], empty
+
+
+def _held_out(rows: Labelled, share: float, seed: int) -> tuple[Labelled, Labelled]:
+    order = np.random.default_rng(seed).permutation(len(rows.inputs))
+    count = max(1, round(share * len(order)))
+    return rows.take(np.sort(order[count:])), rows.take(np.sort(order[:count]))
+
+
+def _refuse_few(inputs: Sequence[str], path: Path) -> None:
+    if len(inputs) < FEWEST_ROWS:
+        found = f"{len(inputs)} rows are left to learn from"
+        raise DataError(f"adapt to {path}", found, f"give at least {FEWEST_ROWS}, or hold out fewer (adapt.test)")

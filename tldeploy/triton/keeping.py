@@ -1,0 +1,179 @@
+"""Looking after what is published: an older version made live again, and every hash checked.
+
+`rollback` stages new configurations only, and commits them as `publish` commits a version: killed at any moment the
+repository loads. The steps first serve both versions, then the ensemble changes, then the steps let the newer ones go:
+a client that asks `<name>.graph` without a version gets the highest one that is served, which must be the one that is
+live. Where two versions have other tensors or labels, no configuration can describe both, and between the first and
+the last of these renames a server must not load; the next tldeploy command finishes them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tldeploy import artifacts
+from tldeploy.artifacts import Manifest, file_sha256
+from tldeploy.errors import ArtifactError
+from tldeploy.recipe import Deploy
+from tldeploy.triton import config
+from tldeploy.triton.config import LABELS_FILE
+from tldeploy.triton.repository import Publication, published
+from tldeploy.triton.steps import step_of
+from tldeploy.triton.transaction import CONFIG_FILE, LATER_CONFIG, begin, commit, recover, versions
+
+# In the ensemble's folder: the version that a rollback made live, and the hashes of the configurations it wrote.
+ROLLED_BACK = "rollback.json"
+
+
+@dataclass(frozen=True)
+class Verified:
+    """One version on disk. checked: how many files; damaged: those that are missing or differ, in words."""
+
+    name: str
+    version: int
+    live: bool
+    checked: int
+    damaged: tuple[str, ...]
+
+
+def rollback(repository: Path, name: str, version: int | None = None) -> Publication:
+    """Make a kept version live again: `version`, or the newest that is older than the live one.
+
+    Raises ArtifactError when it is not kept or damaged, StorageError as `publish` does; the live version then stays.
+    """
+    repository = repository.resolve()
+    recover(repository)
+    if _live_version(repository / name) is None:
+        published(repository, name)  # which says why
+    with begin(repository) as staging:
+        kept, live = versions(repository / name), _live_version(repository / name) or 0
+        version = _older(name, live, kept) if version is None else version
+        if version not in kept:
+            asked, known = f"roll {name} back to version {version}", ", ".join(map(str, kept))
+            raise ArtifactError(asked, f"it is not kept (kept: {known})", "name one that is kept")
+        if version != live:
+            manifest = _intact(repository, name, version)
+            _stage(staging, repository, manifest, live)
+            commit(repository, manifest.details["models"], kept)
+    return published(repository, name)
+
+
+def _older(name: str, live: int, kept: list[int]) -> int:
+    older = [version for version in kept if version < live]
+    if not older:
+        asked, found = f"roll {name} back", f"no version older than {live}, the live one, is kept"
+        raise ArtifactError(asked, found, "name a version, or keep more with `deploy.keep_versions`")
+    return older[-1]
+
+
+def _intact(repository: Path, name: str, version: int) -> Manifest:
+    manifest = artifacts.load(repository / name / str(version), "deploy")
+    if damaged := [*_damage(repository, _version_files(manifest))]:
+        found = f"version {version} is damaged: {', '.join(damaged)}"
+        raise ArtifactError(f"roll {name} back", found, "roll back to another, or run `tldeploy deploy` again")
+    return manifest
+
+
+def _stage(staging: Path, repository: Path, manifest: Manifest, live: int) -> None:
+    """The configurations of the version's three models, as `publish` would write them now, and the new labels."""
+    version, details = manifest.details["version"], manifest.details
+    step, graph, ensemble = details["models"]
+    settings = Deploy.model_validate(details["settings"])
+    signature = config.read_signature(repository / graph / str(version) / "model.onnx")
+    given = step_of(manifest.task).input
+    older = [kept for kept in versions(repository / ensemble) if kept < version]
+    served = [kept for kept in older if _shape(repository, ensemble, kept) == details["shape"]] + [version]
+    # Until the ensemble has changed, the steps also serve what it still pins.
+    both = sorted({*served, live}) if _shape(repository, ensemble, live) == details["shape"] else served
+    for file, now in ((CONFIG_FILE, both), (LATER_CONFIG, served)):
+        _write(staging / step / file, config.to_text(config.step_config(step, given, signature, now, settings)))
+        _write(staging / graph / file, config.to_text(config.graph_config(graph, signature, now, settings)))
+    _write(staging / graph / LABELS_FILE, "".join(f"{label}\n" for label in manifest.labels))
+    pinned = config.ensemble_config(ensemble, (step, graph), given, signature, version, settings)
+    _write(staging / ensemble / CONFIG_FILE, config.to_text(pinned))
+    files = {
+        f"{step}/{CONFIG_FILE}": staging / step / LATER_CONFIG,
+        f"{graph}/{CONFIG_FILE}": staging / graph / LATER_CONFIG,
+        f"{graph}/{LABELS_FILE}": staging / graph / LABELS_FILE,
+        f"{ensemble}/{CONFIG_FILE}": staging / ensemble / CONFIG_FILE,
+    }
+    record = {"version": version, "files": {place: file_sha256(path) for place, path in files.items()}}
+    _write(staging / ensemble / ROLLED_BACK, json.dumps(record, indent=2) + "\n")
+
+
+def _shape(repository: Path, name: str, version: int) -> str:
+    try:
+        return str(artifacts.read(repository / name / str(version), "deploy").details["shape"])
+    except ArtifactError:
+        return ""
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def verify(repository: Path) -> list[Verified]:
+    """Check every hash of every version that tldeploy published there and that is kept.
+
+    Raises ArtifactError when there is no such folder.
+    """
+    repository = repository.resolve()
+    recover(repository)
+    if not repository.is_dir():
+        fix = "publish one with `tldeploy deploy`"
+        raise ArtifactError(f"verify {repository}", "there is no such folder", fix)
+    folders = {path.parent for path in repository.glob(f"*/*/{artifacts.MANIFEST}")}
+    return [_verify(repository, folder) for folder in sorted(folders, key=lambda at: (at.parent.name, int(at.name)))]
+
+
+def _verify(repository: Path, folder: Path) -> Verified:
+    name, version = folder.parent.name, int(folder.name)
+    live = _live_version(repository / name)
+    try:
+        manifest = artifacts.read(folder, "deploy")
+    except ArtifactError as error:
+        return Verified(name, version, live == version, 1, (f"{name}/{version}/{artifacts.MANIFEST}: {error.found}",))
+    files = _version_files(manifest) | {f"{name}/{version}/{file}": sha for file, sha in manifest.files.items()}
+    if live == version:
+        files |= _configuration_files(repository, manifest)
+    damaged = tuple(_damage(repository, files))
+    if live is None:
+        damaged = (*damaged, f"{name}/{CONFIG_FILE} cannot be read")
+    return Verified(name, version, live == version, len(files), damaged)
+
+
+def _live_version(ensemble: Path) -> int | None:
+    try:
+        return int(config.read(ensemble / CONFIG_FILE).version_policy.specific.versions[-1])
+    except (ArtifactError, IndexError):
+        return None
+
+
+def _damage(repository: Path, files: dict[str, str]) -> Iterator[str]:
+    for place, expected in sorted(files.items()):
+        if not (repository / place).is_file():
+            yield f"{place} is missing"
+        elif (found := file_sha256(repository / place)) != expected:
+            yield f"{place} has changed (sha256 {found[:12]}…, recorded {expected[:12]}…)"
+
+
+def _version_files(manifest: Manifest) -> dict[str, str]:
+    """Those in version folders: they stay as published for as long as the version is kept."""
+    recorded: dict[str, str] = manifest.details["repository_files"]
+    return {place: sha256 for place, sha256 in recorded.items() if place.count("/") > 1}
+
+
+def _configuration_files(repository: Path, manifest: Manifest) -> dict[str, str]:
+    """Those that describe all versions: as the live version's publication, or a rollback to it, wrote them."""
+    recorded: dict[str, str] = manifest.details["repository_files"]
+    files = {place: sha256 for place, sha256 in recorded.items() if place.count("/") == 1}
+    try:
+        record: dict[str, Any] = json.loads((repository / manifest.name / ROLLED_BACK).read_bytes())
+        return files | record["files"] if record["version"] == manifest.details["version"] else files
+    except (OSError, ValueError, KeyError, TypeError):
+        return files  # there is none, or it is damaged: then the configurations differ from what was published
