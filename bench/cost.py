@@ -112,7 +112,8 @@ def grouped_lengths() -> dict[str, Any]:
             optimizer.step()
             optimizer.zero_grad()
 
-    longest = [max(examples.lengths[row] for row in grouped[at : at + BATCH]) for at in range(0, len(grouped), BATCH)]
+    starts = range(0, len(grouped), BATCH)
+    longest = [max(examples.lengths[row] for row in grouped[at : at + BATCH]) for at in starts]
     taken = [longest[(2 * step + 1) * (len(grouped) // BATCH) // (2 * STEPS)] for step in range(STEPS)]
     about = (
         f"MiniLM-L6, {STEPS} steps of {BATCH} of {len(texts):,} sentences (mean {np.mean(examples.lengths):.0f} tokens, "
