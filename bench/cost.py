@@ -117,8 +117,8 @@ def grouped_lengths() -> dict[str, Any]:
     taken = [longest[(2 * step + 1) * (len(grouped) // BATCH) // (2 * STEPS)] for step in range(STEPS)]
     about = (
         f"MiniLM-L6, {STEPS} steps of {BATCH} of {len(texts):,} sentences (mean {np.mean(examples.lengths):.0f} "
-        f"tokens, longest {max(examples.lengths)}). Padding makes {LONGEST / np.mean(taken):.1f} times as many tokens of "
-        f"these steps, and {LONGEST / np.mean(longest):.1f} times as many of the whole epoch"
+        f"tokens, longest {max(examples.lengths)}). Padding gives {LONGEST / np.mean(taken):.1f} times the tokens of "
+        f"these steps, and {LONGEST / np.mean(longest):.1f} times those of the whole epoch"
     )
     found = in_turns(lambda: learn(grouped, None), lambda: learn(shuffled, LONGEST))
     return {"what": f"batches of similar lengths, against all padded to {LONGEST}", "about": about, **found}
