@@ -7,7 +7,7 @@ Each pair is run one after the other, in turns, on one thread. Other work shares
 processor's time (of this process), with the wall clock's beside them.
 
 .venv/bin/tldeploy fetch models/fashion-resnet50     # and models/review-sentiment, once
-.venv/bin/python bench/cost.py bench/results/<machine>
+.venv/bin/python bench/cost.py bench/results/<machine> [cached-features] [grouped-lengths]
 """
 
 from __future__ import annotations
@@ -100,9 +100,10 @@ def grouped_lengths() -> dict[str, Any]:
 
     def learn(order: Sequence[int], pad_to: int | None) -> None:
         twin = network.fresh_copy(0).train()
-        optimizer = torch.optim.AdamW(twin.parameters(), lr=1e-4)
+        optimizer = torch.optim.AdamW(twin.parameters(), lr=1e-4, fused=True)
         for step in range(STEPS):
-            start = step * (len(order) // BATCH) // STEPS * BATCH
+            # The middle of each part of the epoch: its first batch is the longest of all, and would count too much.
+            start = (2 * step + 1) * (len(order) // BATCH) // (2 * STEPS) * BATCH
             batch = list(order[start : start + BATCH])
             inputs = {name: torch.from_numpy(values) for name, values in examples.batch(batch).items()}
             if pad_to is not None:
@@ -111,9 +112,13 @@ def grouped_lengths() -> dict[str, Any]:
             optimizer.step()
             optimizer.zero_grad()
 
+    starts = range(0, len(grouped), BATCH)
+    longest = [max(examples.lengths[row] for row in grouped[at : at + BATCH]) for at in starts]
+    taken = [longest[(2 * step + 1) * (len(grouped) // BATCH) // (2 * STEPS)] for step in range(STEPS)]
     about = (
         f"MiniLM-L6, {STEPS} steps of {BATCH} of {len(texts):,} sentences (mean {np.mean(examples.lengths):.0f} "
-        f"tokens, longest {max(examples.lengths)})"
+        f"tokens, longest {max(examples.lengths)}). Padding gives {LONGEST / np.mean(taken):.1f} times the tokens of "
+        f"these steps, and {LONGEST / np.mean(longest):.1f} times those of the whole epoch"
     )
     found = in_turns(lambda: learn(grouped, None), lambda: learn(shuffled, LONGEST))
     return {"what": f"batches of similar lengths, against all padded to {LONGEST}", "about": about, **found}
@@ -154,18 +159,21 @@ def spread(ratios: Sequence[float]) -> str:
     return f"{statistics.median(ratios):.1f} [{min(ratios):.1f}, {max(ratios):.1f}]"
 
 
-def main(out: Path) -> None:
+MEASUREMENTS = {"cached-features": cached_features, "grouped-lengths": grouped_lengths}
+
+
+def main(out: Path, names: Sequence[str]) -> None:
     torch.set_num_threads(1)
     out.mkdir(parents=True, exist_ok=True)
-    results = [cached_features(), grouped_lengths()]
-    report = {"threads": 1, "pairs": PAIRS, "environment": environment.describe(), "results": results}
-    write_file(out / "cost.json", json.dumps(report, indent=1) + "\n")
-    cpu = report["environment"]["cpu"]
-    about = (
-        f"{cpu}, one thread, {PAIRS} pairs in turns; seconds of the processor, the median; ratios: median [min, max]."
-    )
-    write_file(out / "cost.md", f"{about}\n\n{table(results)}\n")
+    file = out / "cost.json"
+    results = json.loads(file.read_text(encoding="utf-8"))["results"] if file.exists() else {}
+    for name in names or MEASUREMENTS:
+        results[name] = MEASUREMENTS[name]()
+        report = {"threads": 1, "environment": environment.describe(), "results": results}
+        write_file(file, json.dumps(report, indent=1) + "\n")
+        about = f"{report['environment']['cpu']}, one thread, pairs in turns; seconds are the processor's, medians; "
+        write_file(out / "cost.md", f"{about}ratios: median [min, max].\n\n{table(list(results.values()))}\n")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

