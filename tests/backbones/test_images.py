@@ -16,9 +16,9 @@ from transformers import PreTrainedModel
 
 from tests.backbones.families import IMAGES, inputs, make
 from tests.backbones.onnx_graph import export
-from tldeploy.backbones.images import feature_size, load_image_backbone, pooled
+from tldeploy.backbones.images import check_size, feature_size, load_image_backbone, pooled
 from tldeploy.backbones.preparation import IMAGENET, LITE, parse_preparation
-from tldeploy.errors import ArtifactError, MachineError, TldeployError
+from tldeploy.errors import ArtifactError, MachineError, RecipeError, TldeployError
 
 
 def refused(folder: Path, source: str = "backbone") -> TldeployError:
@@ -46,6 +46,15 @@ def test_features_of_a_map_are_means_over_space(family: str) -> None:
     output = model(**inputs(model, 2))
     torch.testing.assert_close(pooled(model, **inputs(model, 2)), output.last_hidden_state.mean(dim=(2, 3)))
     torch.testing.assert_close(pooled(model, **inputs(model, 2)), output.pooler_output.flatten(1))
+
+
+def test_a_size_that_the_network_cannot_read_is_refused_before_training() -> None:
+    model = make("vit")
+    check_size(model, model.config.image_size, "use it")
+    with pytest.raises(RecipeError, match="a vit cannot read colour images of 48 × 48 pixels") as raised:
+        check_size(model, 48, "use it")
+    assert "backbone.image_size" in raised.value.fix
+    check_size(make("resnet"), 48, "use it")
 
 
 def test_a_pooler_that_the_checkpoint_lacks_gives_way_to_the_class_token(tmp_path: Path) -> None:

@@ -52,10 +52,26 @@ def test_the_oracles_rows_are_those_learnt_from_and_only_there_if_asked_for(tmp_
 
 def test_without_labels_every_row_is_learnt_from(tmp_path: Path) -> None:
     (tmp_path / "target.csv").write_text("text,other\n" + "".join(f"tweet {n},1\n" for n in range(9)) + " ,1\n")
-    target = read(tmp_path, oracle=True)
+    target = read(tmp_path)
     assert target.unlabelled == [f"tweet {number}" for number in range(9)]
     assert (target.test, target.oracle) == (None, None)
     assert target.left_out == [("line 11", "its text is empty")]
+
+
+def test_a_labelled_file_of_its_own_checks_what_was_learnt_without_labels(tmp_path: Path) -> None:
+    (tmp_path / "target.csv").write_text("text\n" + "".join(f"tweet {n}\n" for n in range(9)))
+    write_rows(tmp_path / "checked.csv", ROWS[:4])
+    target = read(tmp_path, test="checked.csv")
+    assert len(target.unlabelled) == 9
+    assert target.test is not None
+    assert target.test.inputs == [text for text, _ in ROWS[:4]]
+    assert target.test.classes.tolist() == [0, 1, 0, 1]
+
+
+def test_an_oracle_without_labels_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "target.csv").write_text("text\n" + "".join(f"tweet {n}\n" for n in range(9)))
+    with pytest.raises(DataError, match="adapt.oracle is true, and .* has no labels"):
+        read(tmp_path, oracle=True)
 
 
 def test_a_label_column_that_the_recipe_names_has_to_be_there(tmp_path: Path) -> None:
@@ -108,3 +124,22 @@ def test_a_folder_of_images_has_labels_if_its_subfolders_are_classes(tmp_path: P
     (tmp_path / "classes" / "red").rename(tmp_path / "new" / "unlabelled")
     target = read_target(Adapt(file="new"), DATA, labels, tmp_path, "image-classification")
     assert (len(target.unlabelled), target.column, target.test) == (6, "image", None)
+
+
+def test_images_inside_a_parquet_file_need_no_labels(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    write_squares(tmp_path / "squares", per_class=6)
+    images = [path.read_bytes() for path in sorted((tmp_path / "squares").rglob("*.png"))]
+    pa.parquet.write_table(pa.table({"image": images}), tmp_path / "new.parquet")
+    target = read_target(Adapt(file="new.parquet"), DATA, ["blue", "green", "red"], tmp_path, "image-classification")
+    assert [Path(path).read_bytes() for path in target.unlabelled] == images
+    assert target.test is None
+
+
+def test_the_named_label_column_may_be_in_the_held_out_file_alone(tmp_path: Path) -> None:
+    (tmp_path / "target.csv").write_text("text\n" + "".join(f"tweet {n}\n" for n in range(9)))
+    write_rows(tmp_path / "checked.csv", ROWS[:4], ("text", "stars"))
+    target = read(tmp_path, test="checked.csv", label="stars")
+    assert (len(target.unlabelled), target.test is not None and len(target.test)) == (9, 4)

@@ -1,7 +1,8 @@
 """Pretrained image backbones: any that transformers' AutoModel loads, our own, and single files of tensors.
 
 1. `load_image_backbone` loads one, with what is known of how its images were prepared.
-2. `pooled` gives one feature vector an image, whatever the architecture; `feature_size` says how long it is.
+2. `check_size` refuses a size of images that the network cannot read.
+3. `pooled` gives one feature vector an image, whatever the architecture; `feature_size` says how long it is.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from tldeploy.backbones.checkpoints import find_source, load_config, load_weights
 from tldeploy.backbones.preparation import IMAGENET, LITE, read_preparation
 from tldeploy.backbones.state_dicts import load_state_dict
-from tldeploy.errors import ArtifactError
+from tldeploy.errors import ArtifactError, RecipeError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -74,7 +75,21 @@ def feature_size(model: PreTrainedModel) -> int:
     """The length of the vectors that `pooled` gives; seen by running the network once, on shapes alone."""
     size = getattr(model.config, "image_size", None) or 224
     height, width = size if isinstance(size, list | tuple) else (size, size)
-    channels = getattr(model.config, "num_channels", 3)
+    return int(_on_shapes(model, getattr(model.config, "num_channels", 3), height, width).shape[1])
+
+
+def check_size(model: PreTrainedModel, image_size: int, asked: str) -> None:
+    """Raises RecipeError when the network cannot read RGB images of image_size × image_size."""
+    try:
+        _on_shapes(model, 3, image_size, image_size)
+    except Exception as error:  # noqa: BLE001 — every architecture refuses in its own way
+        said = " ".join(str(error).split())[:200]
+        found = f"a {model.config.model_type} cannot read colour images of {image_size} × {image_size} pixels ({said})"
+        raise RecipeError(asked, found, "leave backbone.image_size out, or set it to what the network reads") from error
+
+
+def _on_shapes(model: PreTrainedModel, channels: int, height: int, width: int) -> Tensor:
+    """What `pooled` gives of one image, on the meta device: a shape without values."""
     was_training = model.training
     try:
         model.eval()  # type: ignore[no-untyped-call]
@@ -87,7 +102,7 @@ def feature_size(model: PreTrainedModel) -> int:
             vector: Tensor = torch.func.functional_call(_Pooled(model), _below(shadow), (pixels,))
     finally:
         model.train(was_training)
-    return int(vector.shape[1])
+    return vector
 
 
 class _Pooled(nn.Module):

@@ -13,7 +13,7 @@ from tldeploy.tasks.classification import Classification
 def load_pretrained(recipe: Recipe, labels: Sequence[str], folder: Path) -> tuple[Network, Classification]:
     """The pretrained backbone under a fresh head, and its task; what the task needs is kept in `folder`.
 
-    Raises what load_text_backbone and load_image_backbone raise.
+    Raises what load_text_backbone and load_image_backbone raise, RecipeError for an image_size that it cannot read.
     """
     if recipe.task == "text-classification":
         return _text(recipe, labels, folder)
@@ -31,7 +31,7 @@ def _text(recipe: Recipe, labels: Sequence[str], folder: Path) -> tuple[Network,
 
 
 def _image(recipe: Recipe, labels: Sequence[str]) -> tuple[Network, Classification]:
-    from tldeploy.backbones.images import load_image_backbone
+    from tldeploy.backbones.images import check_size, load_image_backbone
     from tldeploy.tasks.image_classification import ImageClassification
     from tldeploy.tasks.pixels import ImageEncoder
 
@@ -44,6 +44,7 @@ def _image(recipe: Recipe, labels: Sequence[str]) -> tuple[Network, Classificati
         crop_share=preparation["crop_share"],
         resample=preparation["resample"],
     )
+    check_size(loaded.model, encoder.image_size, f"use the backbone {settings.source}")
     normalisation = {name: preparation[name] for name in ("mean", "std", "rescale_factor", "channels")}
     network = ImageNetwork(loaded.model, normalisation, len(labels), recipe.tune.dropout)
     return network, ImageClassification(labels, encoder)

@@ -69,7 +69,7 @@ class _Row:
 def read_images(
     place: Path,
     image: str,
-    label: str,
+    label: str | None,
     encoding: str = "utf-8",
     delimiter: str | None = None,
     broken: Literal["refuse", "skip"] = "refuse",
@@ -78,7 +78,7 @@ def read_images(
 ) -> LabelledImages:
     """Read the images of a folder or a file.
 
-    image, label: the columns of a file. Paths in it are relative to its folder; in Parquet, images may also be bytes,
+    image, label: the columns of a file; without a column of labels, labels are empty. Paths in it are relative to its folder; in Parquet, images may also be bytes,
     or Hugging Face's records of bytes and path. cache: the folder that images out of Parquet are written to.
     Raises DataError for an absent place, columns that are not there, a folder without class folders, images that cannot
     be used (unless they are skipped; then for none that can).
@@ -110,6 +110,16 @@ def read_images(
         skipped=skipped,
         ignored=ignored,
     )
+
+
+def named_files(file: Path, image: str, encoding: str = "utf-8", delimiter: str | None = None) -> Iterator[Path]:
+    """The files that a table or a Parquet file names in the column `image`, whether they are there or not."""
+    rows: Iterable[_Row]
+    if file.suffix.lower() in PARQUET:
+        rows = _parquet_rows(ParquetFile(file), image, None)
+    else:
+        rows = _table_rows(file, image, None, encoding, delimiter)
+    return (row.path for row in rows if row.path is not None)
 
 
 def _named(skipped: list[Skipped]) -> str:
@@ -172,23 +182,26 @@ def _is_image(name: str) -> bool:
     return not _is_hidden(name) and Path(name).suffix.lower() in ENDINGS
 
 
-def _table_rows(path: Path, image: str, label: str, encoding: str, delimiter: str | None) -> list[_Row]:
+def _table_rows(path: Path, image: str, label: str | None, encoding: str, delimiter: str | None) -> list[_Row]:
     table = read_table(path, encoding, delimiter)
-    cells, labels = table.column(image, "data.image"), table.column(label, "data.label")
+    cells = table.column(image, "data.image")
+    labels = [""] * len(cells) if label is None else table.column(label, "data.label")
     return [
         _at_path(f"line {line}", one, cell, path.parent)
         for line, one, cell in zip(table.lines, labels, cells, strict=True)
     ]
 
 
-def _parquet_rows(file: ParquetFile, image: str, label: str) -> Iterator[_Row]:
+def _parquet_rows(file: ParquetFile, image: str, label: str | None) -> Iterator[_Row]:
     for name, setting in ((image, "data.image"), (label, "data.label")):
-        if name not in file.columns:
+        if name is not None and name not in file.columns:
             found = f"its columns are {', '.join(file.columns)}"
             raise DataError(f"find the column {name!r} in {file.path}", found, f"set {setting} to one of them")
-    if why := file.why_no_cells(label):
+    if label is not None and (why := file.why_no_cells(label)):
         raise DataError(f"use the column {label!r} of {file.path}", why, "set data.label to the column of labels")
-    for number, (value, named) in enumerate(file.rows([image, label]), start=1):
+    columns = [image] if label is None else [image, label]
+    for number, (value, *labels) in enumerate(file.rows(columns), start=1):
+        named = labels[0] if labels else None
         place, one = f"row {number}", "" if named is None else str(named)
         record = value if isinstance(value, dict) else {}
         content = value if isinstance(value, bytes) else record.get("bytes")

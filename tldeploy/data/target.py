@@ -2,7 +2,7 @@
 
 1. The rows are read as `data` reads the source's: text, image, label and bins are those of `data` unless given.
 2. Labels may be missing: a table without the column (unless `adapt.label` names it), or a folder of images whose only
-   subfolder is called like no class. Then every row is learnt from, and nothing can be checked.
+   subfolder is called like no class. Then every row is learnt from, and only a file of its own can check the result.
 3. With labels, the rows of `adapt.test` are held out. The share is drawn by the seed alone, and not by class as in the
    source: so labels do not even decide which rows are learnt from, and other labels give the very same networks.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tldeploy.data.rows import Column, Labelled, Rows, number, read_labelled
+from tldeploy.data.rows import IMAGES, Column, Labelled, Rows, number, read_labelled
 from tldeploy.data.sources import read_table
 from tldeploy.errors import DataError
 from tldeploy.recipe import Adapt, Data, TaskName
@@ -42,14 +42,23 @@ class Target:
 def read_target(adapt: Adapt, data: Data, labels: Sequence[str], folder: Path, task: TaskName) -> Target:
     """The target rows of a recipe in `folder`. labels: the source's classes, in order.
 
-    Raises DataError for what cannot be read, for fewer than FEWEST_ROWS rows to learn from, and for a label that the
-    source does not have.
+    Raises DataError for what cannot be read, for fewer than FEWEST_ROWS rows to learn from, for a label that the source
+    does not have, and for an oracle without labels to learn from.
     """
     settings = _as_data(adapt, data)
     if not _has_labels(adapt, settings, labels, folder, task):
+        if adapt.oracle:
+            found = f"adapt.oracle is true, and {folder / adapt.file} has no labels"
+            raise DataError(
+                "tune on the target's labels", found, "take adapt.oracle out, or name the column: adapt.label"
+            )
         inputs, left_out = _unlabelled(settings, folder, task)
         _refuse_few(inputs, folder / adapt.file)
-        return Target(inputs, "text" if task == "text-classification" else "image", None, None, left_out)
+        held_out = None
+        if isinstance(adapt.test, str):
+            test = read_labelled(settings, adapt.test, folder, task)
+            held_out, left_out = number(test, list(labels)), left_out + test.left_out
+        return Target(inputs, "text" if task == "text-classification" else "image", held_out, None, left_out)
     rows = read_labelled(settings, adapt.file, folder, task)
     left_out = rows.left_out
     if isinstance(adapt.test, str):
@@ -80,7 +89,7 @@ def _as_data(adapt: Adapt, data: Data) -> Data:
 
 def _has_labels(adapt: Adapt, settings: Data, labels: Sequence[str], folder: Path, task: TaskName) -> bool:
     place = folder / adapt.file
-    if adapt.label is not None:
+    if adapt.label is not None and not isinstance(adapt.test, str):  # else it may be the column of that file
         return True
     if task == "image-classification" and place.is_dir():
         subfolders = [child.name for child in place.iterdir() if child.is_dir() and not child.name.startswith(".")]
@@ -90,11 +99,18 @@ def _has_labels(adapt: Adapt, settings: Data, labels: Sequence[str], folder: Pat
 
 def _unlabelled(settings: Data, folder: Path, task: TaskName) -> tuple[list[str], list[tuple[str, str]]]:
     if task == "image-classification":
-        # Read like labelled images, with the paths themselves in the place of labels, which are thrown away.
-        rows = read_labelled(
-            settings.model_copy(update={"label": settings.image, "bins": None}), settings.file, folder, task
+        from tldeploy.data.images import read_images
+
+        found = read_images(
+            folder / settings.file,
+            settings.image,
+            None,
+            settings.encoding,
+            settings.delimiter,
+            settings.broken,
+            cache=folder / ".cache" / IMAGES,
         )
-        return rows.inputs, rows.left_out
+        return [str(path) for path in found.paths], [(skipped.place, skipped.reason) for skipped in found.skipped]
     table = read_table(folder / settings.file, settings.encoding, settings.delimiter)
     texts = table.column(settings.text, "adapt.text")
     empty = [
