@@ -24,7 +24,7 @@ from tldeploy.backbones.network import load_network
 from tldeploy.errors import RecipeError, storage_errors
 from tldeploy.tasks import load_task
 from tldeploy.tuning.features import predict_logits
-from tldeploy.tuning.fine_tuning import Loss, train
+from tldeploy.tuning.fine_tuning import Loss, learn, measured
 from tldeploy.tuning.job import Job, Logits, Tuned
 
 if TYPE_CHECKING:
@@ -47,11 +47,9 @@ def distillation(job: Job) -> Tuned:
     student = job.network.fresh_copy(job.settings.seed)
     kept = keep_layers(student.backbone, settings.layers) if settings.layers else []
     loss = distillation_loss(teacher_logits(folder, manifest, job), settings.temperature, settings.weight)
-    trained = train(student, job.train, job.settings, "distillation", validation=job.validation, loss=loss)
-    validation = predict_logits(student, job.validation.examples, "predict validation rows")
-    test = predict_logits(student, job.test.examples, "predict test rows")
-    details = {**trained.details, "teacher": manifest.name, "teacher_sha256": manifest.sha256, "layers_kept": kept}
-    return Tuned(student, validation, test, details, trained.curves)
+    trained = learn(job, student, "distillation", loss=loss, teacher=manifest.sha256)
+    details = {"teacher": manifest.name, "teacher_sha256": manifest.sha256, "layers_kept": kept}
+    return measured(job, student, trained, details)
 
 
 def check_teacher(manifest: Manifest, job: Job) -> None:

@@ -9,8 +9,7 @@ import torch
 
 from tldeploy.backbones.network import Network
 from tldeploy.recipe import Tune
-from tldeploy.tuning.features import predict_logits
-from tldeploy.tuning.fine_tuning import train
+from tldeploy.tuning.fine_tuning import learn, measured
 from tldeploy.tuning.job import Job, Tuned
 
 
@@ -18,10 +17,7 @@ def from_scratch(job: Job) -> Tuned:
     """The method."""
     settings = without_transfer(job.settings)
     network = initialised(job.network, settings.seed)
-    trained = train(network, job.train, settings, "training from scratch", validation=job.validation)
-    validation = predict_logits(network, job.validation.examples, "predict validation rows")
-    test = predict_logits(network, job.test.examples, "predict test rows")
-    return Tuned(network, validation, test, trained.details, trained.curves)
+    return measured(job, network, learn(job, network, "from-scratch", settings=settings))
 
 
 def without_transfer(settings: Tune) -> Tune:

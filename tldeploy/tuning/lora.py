@@ -17,8 +17,7 @@ from torch import nn
 from tldeploy.backbones.network import Network
 from tldeploy.errors import RecipeError
 from tldeploy.recipe import Lora
-from tldeploy.tuning.features import predict_logits
-from tldeploy.tuning.fine_tuning import train
+from tldeploy.tuning.fine_tuning import learn, measured
 from tldeploy.tuning.job import Job, Tuned
 
 if TYPE_CHECKING:
@@ -32,13 +31,10 @@ def lora(job: Job) -> Tuned:
     network = job.network.fresh_copy(job.settings.seed)
     adapters = add_adapters(network, job.settings.lora, job.settings.seed)
     trainable = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
-    trained = train(network, job.train, job.settings, "training adapters", validation=job.validation)
+    trained = learn(job, network, "lora")
     merge(network, adapters)
     share = trainable / sum(weight.numel() for weight in network.parameters())
-    validation = predict_logits(network, job.validation.examples, "predict validation rows")
-    test = predict_logits(network, job.test.examples, "predict test rows")
-    details = {**trained.details, "trainable_parameters": trainable, "trainable_share": round(share, 4)}
-    return Tuned(network, validation, test, details, trained.curves)
+    return measured(job, network, trained, {"trainable_parameters": trainable, "trainable_share": round(share, 4)})
 
 
 def add_adapters(network: Network, settings: Lora, seed: int) -> LoraModel:
