@@ -29,6 +29,7 @@ from tldeploy.data.target import Target
 from tldeploy.errors import RecipeError
 from tldeploy.progress import say
 from tldeploy.recipe import Adapt, Adaptation
+from tldeploy.tasks.calibration import fit_temperature
 from tldeploy.tasks.classification import Examples, Tensors
 from tldeploy.tasks.metrics import Scores
 from tldeploy.tuning.adaptation.adabn import adabn
@@ -124,10 +125,17 @@ def adapt(settings: Adapt, job: Job, target: Target, name: str, source: Tuned) -
     shares = counts / counts.sum() if settings.shares == "source" else None
 
     def judge(tuned: Tuned) -> tuple[Logits, float]:
-        """The offsets of its answers, float32 [classes], 0 where the target's shares are unknown; and its score."""
+        """The offsets of its answers, float32 [classes], 0 where the target's shares are unknown; and its score.
+
+        Every score rewards confidence, and networks differ in how much of theirs is deserved. So each is scored at the
+        temperature that suits it on the source's validation rows.
+        """
         said = predict_logits(tuned.network, examples, "predict target rows")
         offsets = np.zeros(said.shape[1]) if shares is None else align_offsets(said, shares)
-        return offsets.astype(np.float32), VALIDATORS[settings.choose_by](softmax(said + offsets, axis=1))
+        temperature = fit_temperature(tuned.validation, job.validation.classes)
+        return offsets.astype(np.float32), VALIDATORS[settings.choose_by](
+            softmax((said + offsets) / temperature, axis=1)
+        )
 
     offsets, score = judge(source)
     best = _Best(name, score, source)
