@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,4 +39,5 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(place)], check=False).returncode:
         pytest.skip("mounting needs root")
     yield place
+    gc.collect()  # arrays that are mapped from there
     subprocess.run(["umount", str(place)], check=True)
