@@ -1,0 +1,53 @@
+"""The sections behind tuning: the graphs, the model repository, and what is measured."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from pydantic import Field, field_validator
+
+from tldeploy.recipe.values import Count, Section, no_repeats
+
+Variant = Literal["fp32", "fused", "int8-dynamic"]
+Engine = Literal["torch", "onnxruntime", "triton-http", "triton-grpc"]
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
+ENGINES: tuple[Engine, ...] = get_args(Engine)
+
+
+class Export(Section):
+    """The ONNX graphs. `max_drop`: points of the task metric (hundredths) that a variant may lose against fp32."""
+
+    variants: list[Variant] = Field(default=list(VARIANTS), min_length=1)
+    max_drop: float = Field(default=0.5, ge=0, le=100)
+    opset: int = Field(default=20, ge=18, le=20)
+
+    _variants_once = field_validator("variants")(no_repeats)
+
+    @field_validator("variants")
+    @classmethod
+    def _fp32_is_the_reference(cls, variants: list[Variant]) -> list[Variant]:
+        if "fp32" not in variants:
+            raise ValueError("expected fp32 among them: every other variant is measured against it")
+        return variants
+
+
+class Deploy(Section):
+    """The Triton model repository and how the model runs there."""
+
+    repository: str = "../../triton_repo"
+    max_batch_size: Count = 32
+    queue_delay_us: int = Field(default=0, ge=0)
+    instances: Count = 1
+    keep_versions: Count = 2
+
+
+class Bench(Section):
+    """What is measured: engines on the held-out rows, and throughput at each concurrency for some seconds."""
+
+    engines: list[Engine] = Field(default=list(ENGINES), min_length=1)
+    rows: Count | None = None
+    concurrency: list[Count] = Field(default=[1, 4, 16], min_length=1)
+    seconds: float = Field(default=2.0, gt=0, le=600)
+
+    _engines_once = field_validator("engines")(no_repeats)
+    _concurrency_once = field_validator("concurrency")(no_repeats)
