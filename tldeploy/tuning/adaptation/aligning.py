@@ -22,7 +22,9 @@ from tldeploy.tuning.adaptation.alignment import (
 )
 from tldeploy.tuning.adaptation.joint import on_device, steps_of, train_jointly
 from tldeploy.tuning.adaptation.self_training import tuned
+from tldeploy.tuning.batches import LABELS
 from tldeploy.tuning.job import Job, Tuned
+from tldeploy.tuning.training import cross_entropy
 
 Aligning = Literal["coral", "mmd", "dann"]
 FEWEST_ROWS = 2  # of a batch whose spread is compared
@@ -35,6 +37,7 @@ def aligning(job: Job, target: Examples, method: Aligning) -> Tuned:
     network.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     device = next(network.parameters()).device
     classes = torch.from_numpy(source.classes).to(device)
+    supervised = cross_entropy(source.classes, len(job.task.labels), settings)
     beside: list[nn.Module] = []
     apart: Callable[[Tensor, Tensor, float], Tensor]
     if method == "dann":
@@ -59,7 +62,7 @@ def aligning(job: Job, target: Examples, method: Aligning) -> Tuned:
         answers = network.head(network.dropout(known))
         with torch.autocast(device.type, enabled=False):
             gap = apart(known.float(), new.float(), dann_schedule(progress))
-        return nn.functional.cross_entropy(answers, classes[of_source]) + gap
+        return supervised(answers, {LABELS: classes[of_source]}) + gap
 
     details = train_jointly(
         network,

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from tldeploy.backbones.network import Network
 from tldeploy.errors import QualityError
@@ -19,6 +18,7 @@ from tldeploy.progress import progress
 from tldeploy.recipe import Tune
 from tldeploy.tasks.classification import Examples, Tensors
 from tldeploy.tuning import precision
+from tldeploy.tuning.freezing import learners
 from tldeploy.tuning.schedules import parameter_groups
 
 BATCHES_A_BLOCK = 50
@@ -42,26 +42,35 @@ def train_jointly(
 ) -> dict[str, Any]:
     """Train `network` in place by AdamW, with the rate warmed up and then lowered linearly to 0; what there is to say.
 
-    beside: modules that learn along, such as a discriminator. Dropout's draws follow settings.seed. The loss is called
-    in the precision of the recipe. Raises QualityError when the weights stop being finite.
+    Of the recipe's settings, those count that say which weights learn, how fast to one another, and in what precision;
+    schedules, averages, early stopping and gradual unfreezing are fine-tuning's. beside: modules that learn along, such
+    as a discriminator. Dropout's draws follow settings.seed. The loss is called in the precision of the recipe. Raises
+    QualityError when the weights stop being finite.
     """
     draw = np.random.default_rng(settings.seed)
     batches = [_endless(examples, settings.batch_size, draw) for examples in (source, target)]
-    modules = nn.ModuleDict({"network": network, **{f"beside{at}": module for at, module in enumerate(beside)}})
-    named = list(modules.named_parameters())
-    groups = parameter_groups(named, {name: 1.0 for name, _ in named}, learning_rate, settings.weight_decay)
-    optimizer = torch.optim.AdamW(groups, fused=True)
-    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warm_then_linear(step, steps, settings.warmup))
-    learning = [parameter for _, parameter in named if parameter.requires_grad]
+    along = [
+        (f"beside{at}.{name}", weight) for at, module in enumerate(beside) for name, weight in module.named_parameters()
+    ]
     how, device = precision.arguments(settings), next(network.parameters()).device
     dtype = torch.float16 if how["fp16"] else torch.bfloat16
     lowered = torch.autocast(device.type, dtype, enabled=how["fp16"] or how["bf16"])
     scaler = torch.amp.GradScaler(device.type, enabled=how["fp16"])
     total = 0.0
     devices = list(range(torch.cuda.device_count()))
-    with torch.random.fork_rng(devices), progress(what, steps) as advance:
+    with torch.random.fork_rng(devices), learners(network, settings) as which, progress(what, steps) as advance:
+        named = [*network.named_parameters(), *along]
+        factors = {name: which.factors.get(name, 1.0) for name, _ in named}
+        optimizer = torch.optim.AdamW(
+            parameter_groups(named, factors, learning_rate, settings.weight_decay), fused=True
+        )
+        rate = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: _warm_then_linear(step, steps, settings.warmup)
+        )
+        learning = [parameter for _, parameter in named if parameter.requires_grad]
         torch.manual_seed(settings.seed)
-        _start_training(network, settings)
+        network.train()
+        which.hold_batch_norm()
         for step in range(steps):
             with lowered:
                 found = loss(next(batches[0]), next(batches[1]), step / steps)
@@ -107,14 +116,6 @@ def in_random_batches(examples: Examples, size: int, draw: np.random.Generator) 
 def _endless(examples: Examples, size: int, draw: np.random.Generator) -> Iterator[list[int]]:
     while True:
         yield from in_random_batches(examples, size, draw)
-
-
-def _start_training(network: Network, settings: Tune) -> None:
-    network.train()
-    if settings.batch_norm == "frozen":
-        for module in network.modules():
-            if isinstance(module, _BatchNorm):
-                module.eval()
 
 
 def _warm_then_linear(step: int, steps: int, warmup: float) -> float:

@@ -23,8 +23,10 @@ from tldeploy.tasks.classification import Examples
 from tldeploy.tuning.adaptation.joint import on_device, steps_of, train_jointly
 from tldeploy.tuning.adaptation.self_training import SHARPEN, follow, teacher_decay, tuned
 from tldeploy.tuning.adaptation.views import altered
+from tldeploy.tuning.batches import LABELS
 from tldeploy.tuning.features import predict_logits
 from tldeploy.tuning.job import Job, Tuned
+from tldeploy.tuning.training import cross_entropy
 
 WORD_DROP = 0.3
 
@@ -41,13 +43,14 @@ def noisy_student(job: Job, target: Examples, teacher: Tuned) -> Tuned:
     device = next(student.parameters()).device
     soft = torch.from_numpy(softmax(SHARPEN * said, axis=1)).to(device)
     classes = torch.from_numpy(source.classes).to(device)
+    supervised = cross_entropy(source.classes, len(job.task.labels), settings)
     draw = np.random.default_rng([settings.seed, 3])
 
     def loss(of_source: list[int], of_target: list[int], progress: float) -> Tensor:
         known = student(**on_device(student, source.examples.batch(of_source)))
         views = altered(target, of_target, draw, settings.augmentation, WORD_DROP)
         seen = student(**on_device(student, views))
-        on_source = nn.functional.cross_entropy(known, classes[of_source])
+        on_source = supervised(known, {LABELS: classes[of_source]})
         return on_source + nn.functional.cross_entropy(seen, soft[of_target])
 
     steps = steps_of(target, settings)

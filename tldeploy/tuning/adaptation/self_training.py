@@ -25,8 +25,10 @@ from tldeploy.tasks.classification import Examples
 from tldeploy.tasks.metrics import Scores
 from tldeploy.tuning.adaptation.joint import on_device, steps_of, train_jointly
 from tldeploy.tuning.adaptation.views import altered
+from tldeploy.tuning.batches import LABELS
 from tldeploy.tuning.features import predict_logits
 from tldeploy.tuning.job import Job, Tuned
+from tldeploy.tuning.training import cross_entropy
 
 RATE_SHARE = 0.5  # of tune.learning_rate: the network is trained already
 TEACHER_DECAY = 0.99  # a step; less where there are few
@@ -47,6 +49,7 @@ def self_training(job: Job, target: Examples, start: Tuned, shares: Scores | Non
     mean = torch.from_numpy(answers.mean(axis=0)).to(device)
     wanted = None if shares is None else torch.from_numpy(shares.astype(np.float32)).to(device)
     classes = torch.from_numpy(source.classes).to(device)
+    supervised = cross_entropy(source.classes, len(job.task.labels), settings)
     draw = np.random.default_rng([settings.seed, 1])
 
     def said(rows: list[int]) -> Tensor:
@@ -63,7 +66,7 @@ def self_training(job: Job, target: Examples, start: Tuned, shares: Scores | Non
         soft = said(of_target)
         known = student(**on_device(student, source.examples.batch(of_source)))
         seen = student(**on_device(student, altered(target, of_target, draw, settings.augmentation)))
-        return nn.functional.cross_entropy(known, classes[of_source]) + nn.functional.cross_entropy(seen, soft)
+        return supervised(known, {LABELS: classes[of_source]}) + nn.functional.cross_entropy(seen, soft)
 
     steps = steps_of(target, settings)
     decay = teacher_decay(steps)
