@@ -129,7 +129,7 @@ def test_labels_of_the_target_change_no_candidate_and_no_choice(start: Start, ad
         lambda job, start: aligning(job, start.examples, "mmd"),
         lambda job, start: aligning(job, start.examples, "dann"),
         lambda job, start: self_training(job, start.examples, start.source, None),
-        lambda job, start: noisy_student(job, start.examples, start.source),
+        lambda job, start: noisy_student(job, start.examples, start.source, None),
     ],
     ids=["coral", "mmd", "dann", "self-training", "noisy-student"],
 )
@@ -147,7 +147,7 @@ def test_a_method_is_decided_by_its_seed(start: Start, method: Callable[[Job, St
 
 def test_a_noisy_student_learns_what_its_teacher_says(start: Start, adapted: Adapted) -> None:
     longer = replace(start.job, settings=start.job.settings.model_copy(update={"epochs": 15}))
-    student = noisy_student(longer, start.examples, adapted.kept)
+    student = noisy_student(longer, start.examples, adapted.kept, None)
     said, learnt = (predict_logits(found.network, start.examples, "target") for found in (adapted.kept, student))
     assert (said.argmax(axis=1) == learnt.argmax(axis=1)).mean() > 0.8
     assert start.figure(student) > start.figure(start.source)

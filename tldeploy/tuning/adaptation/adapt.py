@@ -191,7 +191,7 @@ def _run(method: Adaptation, job: Job, target: Examples, source: Tuned, best: Tu
     """best: of the candidates so far."""
     match method:
         case "noisy-student":
-            return noisy_student(job, target, best)
+            return noisy_student(job, target, best, shares)
         case "self-training":
             return self_training(job, target, source, shares)
         case "pretraining":
