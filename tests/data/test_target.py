@@ -70,7 +70,7 @@ def test_a_labelled_file_of_its_own_checks_what_was_learnt_without_labels(tmp_pa
 
 def test_an_oracle_without_labels_is_refused(tmp_path: Path) -> None:
     (tmp_path / "target.csv").write_text("text\n" + "".join(f"tweet {n}\n" for n in range(9)))
-    with pytest.raises(DataError, match="adapt.oracle is true, and .* has no labels"):
+    with pytest.raises(DataError, match=r"adapt\.oracle is true, and .* has no labels"):
         read(tmp_path, oracle=True)
 
 
