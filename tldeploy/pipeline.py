@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tldeploy import artifacts
 from tldeploy.artifacts import Manifest, fingerprint
+from tldeploy.data.own_files import own_files
 from tldeploy.errors import ArtifactError, UsageError
 from tldeploy.progress import say
 from tldeploy.recipe import Recipe
@@ -91,6 +92,7 @@ def find_rate(recipe: RecipeLike) -> tuple[Suggestion, Path]:
     """A learning rate for fine-tuning by a range test on the training rows; and the plot of it, `find-rate.html`."""
     from tldeploy.tuning.rates import find_rate_of
 
+    _alone("find a learning rate")
     recipe = _loaded(recipe)
     fetch(recipe)
     return find_rate_of(recipe)
@@ -100,7 +102,7 @@ def _tune(recipe: Recipe, fetched: Outcome | None, force: bool) -> Outcome:
     parents = {"fetch": fetched.manifest.sha256} if fetched else {}
     folder = recipe.path("tuned")
     sections = recipe.section("name", "task", "data", "backbone", "tune", "adapt")
-    inputs = fingerprint([sections, parents, _sources(recipe)])
+    inputs = fingerprint([sections, parents, own_files(recipe), *_teacher(recipe)])
 
     def run_stage() -> Manifest:
         from tldeploy.tuning.tune import tune as run_tune
@@ -110,11 +112,19 @@ def _tune(recipe: Recipe, fetched: Outcome | None, force: bool) -> Outcome:
     return _unless_current("tune", folder, inputs, force, run_stage)
 
 
+def _teacher(recipe: Recipe) -> list[str]:
+    """The hash of the artifact that a student is to learn from. Raises ArtifactError if it is not there."""
+    distillation = recipe.tune.distillation
+    if distillation is None or "distillation" not in recipe.tune.methods:
+        return []
+    return [artifacts.read(recipe.path(distillation.teacher) / "tuned", "tune").sha256]
+
+
 def search(recipe: RecipeLike, trials: int | None = None) -> Searched:
     """Search for better settings of `tune`, as its `search` section says. trials: in all, instead of the recipe's."""
-    _need_one_process("search")
     from tldeploy.tuning.search import search as run_search
 
+    _alone("search for settings")
     recipe = _loaded(recipe)
     fetched = fetch(recipe)
     return run_search(recipe, _search_key(recipe, fetched), trials)
@@ -130,13 +140,14 @@ def _search_key(recipe: Recipe, fetched: Outcome | None) -> str:
     if tune["search"]:
         del tune["search"]["trials"]
     parents = {"fetch": fetched.manifest.sha256} if fetched else {}
-    return fingerprint([sections, parents, _sources(recipe)])
+    return fingerprint([sections, parents, own_files(recipe)])
 
 
 def rank(recipe: RecipeLike, backbones: Sequence[str]) -> list[Candidate]:
     """Backbones by how well their features would serve the recipe's rows, without training; the best first."""
     from tldeploy.tuning.candidates import rank_backbones
 
+    _alone("rank backbones")
     recipe = _loaded(recipe)
     fetch(recipe)
     return rank_backbones(recipe, backbones)
@@ -208,7 +219,7 @@ def bench(recipe: RecipeLike, force: bool = False) -> Outcome:
 
 def run(recipe: RecipeLike, force: bool = False) -> list[Outcome]:
     """All stages, in order; those whose inputs are unchanged are skipped."""
-    _need_one_process("run all stages")
+    _alone("run all stages")
     recipe = _loaded(recipe)
     fetched = fetch(recipe, force)
     tuned = _tune(recipe, fetched, force)
@@ -309,10 +320,11 @@ def doctor() -> list[Check]:
     return [*environment.checks(), home.check()]
 
 
-def _need_one_process(what: str) -> None:
+def _alone(asked: str) -> None:
+    """Raise UsageError in one of several processes that torchrun or accelerate started: only `tune` shares its work."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         found = "several processes were started together, which only the tune stage can share"
-        raise UsageError(what, found, "start them for `tldeploy tune` alone, and the rest as one process")
+        raise UsageError(asked, found, "start them for `tldeploy tune`, and this as one process")
 
 
 def _loaded(recipe: RecipeLike) -> Recipe:
@@ -328,23 +340,6 @@ def _unless_current(stage: str, folder: Path, inputs: str, force: bool, work: Ca
 
 def _tell(outcome: Outcome) -> None:
     say(f"{outcome.stage}: {'unchanged, kept' if outcome.skipped else 'done'} ({outcome.folder})")
-
-
-def _own_files(recipe: Recipe) -> list[str]:
-    """The files and folders of the recipe's own that tuning reads; hub ids are no files."""
-    names = [recipe.data.file, recipe.data.test, recipe.data.validation, recipe.backbone.source]
-    if recipe.adapt:
-        names += [recipe.adapt.file, recipe.adapt.test]
-    return [name for name in names if isinstance(name, str) and recipe.path(name).exists()]
-
-
-def _sources(recipe: Recipe) -> dict[str, dict[str, str]]:
-    return {name: _content_of(recipe.path(name)) for name in _own_files(recipe)}
-
-
-def _content_of(place: Path) -> dict[str, str]:
-    files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
-    return {str(file.relative_to(place)): artifacts.file_sha256(file) for file in files}
 
 
 def _here() -> list[Any]:

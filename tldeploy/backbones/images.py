@@ -82,7 +82,7 @@ def check_size(model: PreTrainedModel, image_size: int, asked: str) -> None:
     """Raises RecipeError when the network cannot read RGB images of image_size × image_size."""
     try:
         _on_shapes(model, 3, image_size, image_size)
-    except Exception as error:
+    except Exception as error:  # every architecture refuses in its own way
         said = " ".join(str(error).split())[:200]
         found = f"a {model.config.model_type} cannot read colour images of {image_size} × {image_size} pixels ({said})"
         raise RecipeError(asked, found, "leave backbone.image_size out, or set it to what the network reads") from error

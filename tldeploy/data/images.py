@@ -78,9 +78,9 @@ def read_images(
 ) -> LabelledImages:
     """Read the images of a folder or a file.
 
-    image, label: the columns of a file; without a column of labels, labels are empty. Paths in it are relative to
-    its folder; in Parquet, images may also be bytes,
-    or Hugging Face's records of bytes and path. cache: the folder that images out of Parquet are written to.
+    image, label: the columns of a file; without a column of labels, labels are empty. Paths are relative to the file's
+    folder; in Parquet, images may also be bytes, or Hugging Face's records of bytes and path. cache: the folder that
+    images out of Parquet are written to.
     Raises DataError for an absent place, columns that are not there, a folder without class folders, images that cannot
     be used (unless they are skipped; then for none that can).
     """
