@@ -25,21 +25,21 @@ import numpy as np
 import torch
 from readme import markdown
 from torch import nn
-from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from tldeploy import environment
 from tldeploy.artifacts import write_file
 from tldeploy.backbones.load import load_pretrained
 from tldeploy.backbones.network import Network
 from tldeploy.data.rows import split_rows
-from tldeploy.recipe import Recipe
+from tldeploy.recipe import Recipe, Tune
 from tldeploy.tasks.classification import Classification
 from tldeploy.tuning.features import extract_features
+from tldeploy.tuning.order import EpochBatches
 
 ROOT = Path(__file__).parent.parent
 PAIRS, BATCH = 3, 16
 IMAGES, IMAGE_SIZE, EPOCHS = 96, 48, 30
-STEPS, LONGEST = 8, 128
+LONGEST = 128  # tokens
 
 
 def opened(recipe: Recipe, folder: Path) -> tuple[Network, Classification, list[str], torch.Tensor]:
@@ -88,37 +88,32 @@ def cached_features() -> dict[str, Any]:
 
 
 def grouped_lengths() -> dict[str, Any]:
-    """STEPS of fine-tuning by AdamW; the batches are spread evenly over one epoch of each way of making them."""
+    """A whole epoch of fine-tuning each way: the batches that `tune` makes, against shuffled rows padded to LONGEST."""
     recipe = Recipe.load(ROOT / "models" / "review-sentiment")
     with tempfile.TemporaryDirectory() as folder:
         network, task, texts, classes = opened(recipe, Path(folder))
-        examples = task.examples(texts)
+    examples = task.examples(texts)
     assert examples.lengths is not None
-    generator = torch.Generator().manual_seed(0)
-    grouped = list(LengthGroupedSampler(BATCH, lengths=list(examples.lengths), generator=generator))
-    shuffled = np.random.default_rng(0).permutation(len(texts)).tolist()
+    grouped = EpochBatches(examples.lengths, classes.numpy(), Tune(batch_size=BATCH)).whole(0)
+    order = np.random.default_rng(0).permutation(len(texts)).tolist()
+    shuffled = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
 
-    def learn(order: Sequence[int], pad_to: int | None) -> None:
+    def learn(batches: Sequence[Sequence[int]], pad_to: int | None) -> None:
         twin = network.fresh_copy(0).train()
         optimizer = torch.optim.AdamW(twin.parameters(), lr=1e-4, fused=True)
-        for step in range(STEPS):
-            # The middle of each part of the epoch: its first batch is the longest of all, and would count too much.
-            start = (2 * step + 1) * (len(order) // BATCH) // (2 * STEPS) * BATCH
-            batch = list(order[start : start + BATCH])
+        for batch in batches:
             inputs = {name: torch.from_numpy(values) for name, values in examples.batch(batch).items()}
             if pad_to is not None:
                 inputs = {name: nn.functional.pad(ids, (0, pad_to - ids.shape[1])) for name, ids in inputs.items()}
-            nn.functional.cross_entropy(twin(**inputs), classes[batch]).backward()
+            nn.functional.cross_entropy(twin(**inputs), classes[list(batch)]).backward()
             optimizer.step()
             optimizer.zero_grad()
 
-    starts = range(0, len(grouped), BATCH)
-    longest = [max(examples.lengths[row] for row in grouped[at : at + BATCH]) for at in starts]
-    taken = [longest[(2 * step + 1) * (len(grouped) // BATCH) // (2 * STEPS)] for step in range(STEPS)]
+    longest = [max(examples.lengths[row] for row in batch) for batch in grouped]
     about = (
-        f"MiniLM-L6, {STEPS} steps of {BATCH} of {len(texts):,} sentences (mean {np.mean(examples.lengths):.0f} "
-        f"tokens, longest {max(examples.lengths)}). Padding gives {LONGEST / np.mean(taken):.1f} times the tokens of "
-        f"these steps, and {LONGEST / np.mean(longest):.1f} times those of the whole epoch"
+        f"MiniLM-L6, a whole epoch of {len(grouped)} steps of {BATCH} over {len(texts):,} sentences (mean "
+        f"{np.mean(examples.lengths):.0f} tokens, longest {max(examples.lengths)}); padding gives "
+        f"{LONGEST / np.mean(longest):.1f} times the tokens"
     )
     found = in_turns(lambda: learn(grouped, None), lambda: learn(shuffled, LONGEST))
     return {"what": f"batches of similar lengths, against all padded to {LONGEST}", "about": about, **found}
