@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 RecipeLike = Recipe | str | Path
 Protocol = Literal["http", "grpc"]
+TUNED_FORMAT = 2  # with calibration.jsonl
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def _tune(recipe: Recipe, fetched: Outcome | None, force: bool) -> Outcome:
     parents = {"fetch": fetched.manifest.sha256} if fetched else {}
     folder = recipe.path("tuned")
     sections = recipe.section("name", "task", "data", "backbone", "tune", "adapt")
-    inputs = fingerprint([sections, parents, own_files(recipe), *_teacher(recipe)])
+    inputs = fingerprint([TUNED_FORMAT, sections, parents, own_files(recipe), *_teacher(recipe)])
 
     def run_stage() -> Manifest:
         from tldeploy.tuning.tune import tune as run_tune

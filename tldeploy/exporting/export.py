@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tldeploy import __version__, artifacts, environment
 from tldeploy.artifacts import Choice, Manifest
-from tldeploy.backbones.network import ImageNetwork, Network, load_network
+from tldeploy.backbones.network import load_network
 from tldeploy.data.rows import Rows
 from tldeploy.errors import QualityError
-from tldeploy.exporting.fusion import fuse, softmaxes_within
 from tldeploy.exporting.graph import export_graph, metadata
 from tldeploy.exporting.parity import TOLERANCE, Parity, measure_parity
-from tldeploy.exporting.quantization import quantize_dynamic_int8
-from tldeploy.exporting.scorecard import GOLDEN_ROWS, REFERENCE, choose, measure_variants
+from tldeploy.exporting.scorecard import GOLDEN_ROWS, choose, measure_variants
+from tldeploy.exporting.source import Source
+from tldeploy.exporting.variants import REFERENCE, VARIANTS, wanted
 from tldeploy.progress import progress
 from tldeploy.recipe import Export
 from tldeploy.runtime.onnx import OnnxRunner
@@ -44,18 +43,18 @@ def export(settings: Export, tuned: Path, folder: Path, inputs: str) -> Manifest
     task = load_task(parent.task, tuned, parent.labels)
     rows = Rows.load(tuned / "validation.jsonl")
     network = load_network(tuned)
-    variants = sorted(settings.variants, key=lambda name: name != REFERENCE)
     with artifacts.writing(folder) as beside:
         files = [beside / f"{REFERENCE}.onnx"]
+        export_graph(network, task, files[0], settings.opset, metadata(task, parent.sha256, __version__))
+        calibration = Rows.load(tuned / "calibration.jsonl")
+        source = Source(files[0], network, task, calibration, rows, settings)
+        names, left_out = wanted(source)
         details: dict[str, Any] = {}
-        left_out = []
-        with progress("export: graphs", len(variants)) as advance:
-            export_graph(network, task, files[0], settings.opset, metadata(task, parent.sha256, __version__))
-            advance(1)
-            for name in variants[1:]:
+        with progress("export: graphs", len(names)) as advance:
+            for name in names:
                 file = beside / f"{name}.onnx"
                 try:
-                    details |= _MAKE[name](files[0], file, network)
+                    details |= VARIANTS[name].make(source, file)
                     files.append(file)
                 except QualityError as error:
                     file.unlink(missing_ok=True)
@@ -88,25 +87,6 @@ def _golden_rows(rows: Rows) -> list[str]:
     """The first rows as JSON carries them: texts as they are, image files in base64."""
     first = rows.inputs[:GOLDEN_ROWS]
     return [base64.b64encode(Path(row).read_bytes()).decode() for row in first] if rows.column == "image" else first
-
-
-def _make_fused(source: Path, target: Path, network: Network) -> dict[str, Any]:
-    # What the configs of image networks call layers may be stages, or convolutions.
-    is_image = isinstance(network, ImageNetwork)
-    expected = softmaxes_within(source) if is_image else int(network.backbone.config.num_hidden_layers)
-    audit = fuse(source, target, expected)
-    return {"fusion_audit": audit.as_json()}
-
-
-def _make_int8_dynamic(source: Path, target: Path, network: Network) -> dict[str, Any]:
-    quantize_dynamic_int8(source, target)
-    return {}
-
-
-_MAKE: dict[str, Callable[[Path, Path, Network], dict[str, Any]]] = {
-    "fused": _make_fused,
-    "int8-dynamic": _make_int8_dynamic,
-}
 
 
 def _parities(tuned: Path, files: list[Path], task: Classification, rows: Rows) -> list[Parity]:

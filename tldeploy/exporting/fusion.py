@@ -30,12 +30,6 @@ class FusionAudit:
         return asdict(self)
 
 
-def softmaxes_within(graph: Path) -> int:
-    """How many softmaxes an unfused graph has before the one that makes the probabilities; each is an attention's."""
-    nodes = onnx.load(graph, load_external_data=False).graph.node
-    return [node.op_type for node in nodes].count("Softmax") - 1
-
-
 def fuse(source: Path, target: Path, expected_attentions: int) -> FusionAudit:
     """Write the fused form of a graph.
 

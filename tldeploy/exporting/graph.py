@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tldeploy.backbones.network import Network
 from tldeploy.errors import QualityError
+from tldeploy.exporting.places import name_by_place
 from tldeploy.tasks.classification import Classification, Tensors
 
 IR_VERSION = 10  # what opset 20 came with, and what Triton's onnxruntime reads
@@ -56,6 +57,7 @@ def export_graph(network: Network, task: Classification, path: Path, opset: int,
         raise QualityError("export the network", "torch.onnx gave no program", "use another opset")
     model = program.model_proto
     model.ir_version = IR_VERSION
+    name_by_place(model.graph.node)
     for part in (model.graph, *model.graph.node, *model.graph.input, *model.graph.output):
         del part.metadata_props[:]
     onnx.helper.set_model_props(model, dict(metadata))

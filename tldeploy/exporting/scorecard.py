@@ -14,14 +14,13 @@ from typing import Any
 from tldeploy.artifacts import Choice
 from tldeploy.data.rows import Rows
 from tldeploy.exporting.parity import TOLERANCE, Parity
+from tldeploy.exporting.variants import REFERENCE, VARIANTS
 from tldeploy.measuring.scenarios import single_stream
 from tldeploy.measuring.statistics import Estimate, quantiles, speedup
 from tldeploy.runtime.onnx import OnnxRunner
 from tldeploy.tasks.classification import Classification
 from tldeploy.tasks.metrics import Drop, Metric
 
-REFERENCE = "fp32"
-FLOAT_VARIANTS = {"fp32", "fused"}
 GOLDEN_ROWS = 8
 
 
@@ -98,7 +97,7 @@ def _verdict(name: str, parity: Parity, drop: Drop, faster: Estimate, max_drop: 
         return True, "the reference that the others are measured against"
     cost = f"{drop.points:+.2f} points lost [{drop.low:+.2f}, {drop.high:+.2f}] on {drop.rows} validation rows"
     speed = f"{faster.value:.2f} [{faster.low:.2f}, {faster.high:.2f}] times as fast as fp32"
-    if name in FLOAT_VARIANTS and parity.max_abs_diff > TOLERANCE:
+    if VARIANTS[name].is_float and parity.max_abs_diff > TOLERANCE:
         return False, f"differs from PyTorch by {parity.max_abs_diff:.1e}, tolerance {TOLERANCE:.0e}"
     if drop.points > max_drop:
         return False, f"{cost}, the budget is {max_drop:g}"

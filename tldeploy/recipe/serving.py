@@ -8,27 +8,49 @@ from pydantic import Field, field_validator
 
 from tldeploy.recipe.values import Count, Section, no_repeats
 
-Variant = Literal["fp32", "fused", "int8-dynamic"]
+Variant = Literal["fp32", "fused", "int8-dynamic", "int8-static", "int8-weights", "int4-weights", "fp16", "bf16"]
+Target = Literal["cpu", "cuda", "tensorrt", "openvino"]
+Goal = Literal["latency", "throughput", "size"]
 Engine = Literal["torch", "onnxruntime", "triton-http", "triton-grpc"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 ENGINES: tuple[Engine, ...] = get_args(Engine)
 
 
+class Calibration(Section):
+    """How static quantization finds the ranges of activations: on so many rows that were learnt from."""
+
+    rows: Count = 128
+    method: Literal["minmax", "percentile", "entropy", "mse"] = "minmax"
+
+
 class Export(Section):
-    """The ONNX graphs. `max_drop`: points of the task metric (hundredths) that a variant may lose against fp32."""
+    """The ONNX graphs.
 
-    variants: list[Variant] = Field(default=list(VARIANTS), min_length=1)
+    variants: those that suit the network, the target and this machine, unless named. target: the execution provider
+    that will run the graph. max_drop: points of the task metric (hundredths) that a variant may lose against fp32.
+    judge_by: the drop as measured, or the upper end of its interval. search_minutes: how long a quantized variant that
+    lost too much may be mended by keeping layers in fp32; 0 for not at all. keep_all: keep the files of variants that
+    were not chosen.
+    """
+
+    variants: list[Variant] | None = Field(default=None, min_length=1)
+    target: Target = "cpu"
+    goal: Goal = "latency"
     max_drop: float = Field(default=0.5, ge=0, le=100)
+    judge_by: Literal["estimate", "interval"] = "estimate"
+    calibration: Calibration = Calibration()
+    search_minutes: float = Field(default=2.0, ge=0, le=1440)
+    keep_all: bool = False
     opset: int = Field(default=20, ge=18, le=20)
-
-    _variants_once = field_validator("variants")(no_repeats)
 
     @field_validator("variants")
     @classmethod
-    def _fp32_is_the_reference(cls, variants: list[Variant]) -> list[Variant]:
+    def _fp32_is_the_reference(cls, variants: list[Variant] | None) -> list[Variant] | None:
+        if variants is None:
+            return None
         if "fp32" not in variants:
             raise ValueError("expected fp32 among them: every other variant is measured against it")
-        return variants
+        return no_repeats(variants)
 
 
 class Deploy(Section):

@@ -26,6 +26,7 @@ from tldeploy.artifacts import Choice, Manifest
 from tldeploy.backbones.load import load_pretrained
 from tldeploy.backbones.network import Network
 from tldeploy.data import health
+from tldeploy.data.coverage import covering
 from tldeploy.data.rows import Rows, Splits, split_rows
 from tldeploy.data.target import Target, read_target
 from tldeploy.errors import RecipeError
@@ -46,6 +47,7 @@ from tldeploy.tuning.job import Job, Logits, Part, Tuned
 from tldeploy.tuning.lora import lora
 
 SPLITS = ("train", "validation", "test")
+CALIBRATION_ROWS, MOST_TYPICAL = "calibration.jsonl", 512
 NAMED = 8  # of the rows that are left out
 
 # Methods in which nothing is trained together: the first process is enough for them.
@@ -63,7 +65,7 @@ METHODS: dict[Method, Callable[[Job], Tuned]] = {
 def tune(recipe: Recipe, folder: Path, inputs: str, parents: dict[str, str]) -> Manifest:
     """Run the recipe's methods and write the kept network into `folder`, an artifact of kind "tune".
 
-    Besides the network it holds the task's preprocessing and {train,validation,test}.jsonl.
+    Besides the network it holds the task's preprocessing and {train,validation,test,calibration}.jsonl.
     """
     if recipe.adapt is not None and ranks.world() > 1:
         found = "the recipe adapts to another domain, which several processes cannot share"
@@ -146,6 +148,7 @@ def _lead(recipe: Recipe, folder: Path, inputs: str, parents: dict[str, str]) ->
             details=details,
         )
         _write(beside, recipe, manifest, kept, task, splits)
+        _typical(job, splits, target).save(beside / CALIBRATION_ROWS)
         return artifacts.seal(beside, manifest)
 
 
@@ -174,6 +177,20 @@ def _write(folder: Path, recipe: Recipe, manifest: Manifest, kept: Tuned, task: 
         numbers = np.bincount(rows.classes, minlength=len(splits.labels)).tolist()
         counts[split] = dict(zip(splits.labels, numbers, strict=True))
     (folder / CARD).write_text(model_card(manifest, recipe.tune, counts), encoding="utf-8")
+
+
+def _typical(job: Job, splits: Splits, target: Target | None) -> Rows:
+    """Rows as the model will meet them, none of them held out: what the quantizer takes the ranges of activations from.
+
+    Those of another domain have no label that counts: their class is -1.
+    """
+    if target is None:
+        rows, lengths = splits.train, job.train.examples.lengths
+    else:
+        nowhere = np.full(len(target.unlabelled), -1)
+        rows = Rows(target.unlabelled, nowhere, target.column)
+        lengths = job.task.examples(rows.inputs, job.cache).lengths
+    return rows.take(covering(rows.classes, lengths, MOST_TYPICAL))
 
 
 def _cache(recipe: Recipe) -> Path:

@@ -1,0 +1,67 @@
+"""The variants: what each is made by, and where it is not worth making.
+
+To add one: a line in VARIANTS, and its name in recipe/serving.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tldeploy.artifacts import Choice
+from tldeploy.exporting.fusion import fuse
+from tldeploy.exporting.quantization.dynamic import quantize_dynamic_int8
+from tldeploy.exporting.source import Source
+
+REFERENCE = "fp32"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """make: writes the graph, and says what it did; raises QualityError when it cannot be made soundly.
+
+    misfit: why it is not worth making for this network, target and machine; None if it is. is_float: it must agree
+    with PyTorch as the reference does.
+    """
+
+    make: Callable[[Source, Path], dict[str, Any]]
+    misfit: Callable[[Source], str | None]
+    is_float: bool = False
+
+
+def _fused(source: Source, target: Path) -> dict[str, Any]:
+    return {"fusion_audit": fuse(source.graph, target, source.attentions).as_json()}
+
+
+def _no_fused(source: Source) -> str | None:
+    return None if source.attentions else "the architecture has no attention to fuse"
+
+
+def _int8_dynamic(source: Source, target: Path) -> dict[str, Any]:
+    quantize_dynamic_int8(source.graph, target)
+    return {}
+
+
+def _no_int8_dynamic(source: Source) -> str | None:
+    if source.settings.target != "cpu":
+        return f"{source.settings.target} has no kernels for integers whose scale is taken from each batch"
+    return (
+        "convolutions whose scales are taken from each batch are slower than fp32" if source.is_convolutional else None
+    )
+
+
+VARIANTS: dict[str, Variant] = {
+    "fused": Variant(_fused, _no_fused, is_float=True),
+    "int8-dynamic": Variant(_int8_dynamic, _no_int8_dynamic),
+}
+
+
+def wanted(source: Source) -> tuple[list[str], list[Choice]]:
+    """The variants to make beside fp32, and those that were named, or could be, with why they are not made."""
+    named = source.settings.variants
+    candidates = [name for name in (VARIANTS if named is None else named) if name != REFERENCE]
+    misfits = {name: VARIANTS[name].misfit(source) for name in candidates}
+    left_out = [Choice(about=f"variant {name}", value="left out", reason=why) for name, why in misfits.items() if why]
+    return [name for name, why in misfits.items() if why is None], left_out
