@@ -162,7 +162,7 @@ def _fold(graph: GraphProto, weights: _Weights, place: _Place, s: Scales) -> Non
 
 def _insert(graph: GraphProto, weights: _Weights, place: _Place, s: Scales) -> None:
     name = place.norm.output[0]
-    factor = weights.add(f"{name}_smoothing", 1 / s)
+    factor = weights.add(f"{name}_smoothing", np.reciprocal(s))
     node = onnx.helper.make_node("Mul", [name, factor], [f"{name}_smoothed"], f"{place.norm.name}_smoothing")
     graph.node.insert(list(graph.node).index(place.norm) + 1, node)
     for product in place.products:

@@ -104,7 +104,7 @@ def quantizable(model: onnx.ModelProto, between: bool) -> list[str]:
     Attention's products of two activations are left out: they have no weights to make smaller.
     """
     weights = {tensor.name for tensor in model.graph.initializer if tensor.data_type == tensor.FLOAT}
-    chosen = []
+    chosen: list[str] = []
     for node in model.graph.node:
         at = WEIGHTED.get(node.op_type)
         is_weighted = at is not None and node.input[at] in weights
