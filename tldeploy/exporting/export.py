@@ -54,7 +54,8 @@ def export(settings: Export, tuned: Path, folder: Path, inputs: str) -> Manifest
             for name in names:
                 file = beside / f"{name}.onnx"
                 try:
-                    details |= VARIANTS[name].make(source, file)
+                    for key, said in VARIANTS[name].make(source, file).items():
+                        details[key] = details.get(key, {}) | said
                     files.append(file)
                 except QualityError as error:
                     file.unlink(missing_ok=True)

@@ -12,7 +12,10 @@ from typing import Any
 
 from tldeploy.artifacts import Choice
 from tldeploy.exporting.fusion import fuse
-from tldeploy.exporting.quantization.dynamic import quantize_dynamic_int8
+from tldeploy.exporting.quantization.calibration import covering_batches
+from tldeploy.exporting.quantization.dynamic import DynamicInt8
+from tldeploy.exporting.quantization.search import quantize_within_budget
+from tldeploy.exporting.quantization.static import StaticInt8, scheme_for
 from tldeploy.exporting.source import Source
 
 REFERENCE = "fp32"
@@ -40,8 +43,7 @@ def _no_fused(source: Source) -> str | None:
 
 
 def _int8_dynamic(source: Source, target: Path) -> dict[str, Any]:
-    quantize_dynamic_int8(source.graph, target)
-    return {}
+    return {"search": {"int8-dynamic": quantize_within_budget(DynamicInt8, source, target)}}
 
 
 def _no_int8_dynamic(source: Source) -> str | None:
@@ -52,9 +54,27 @@ def _no_int8_dynamic(source: Source) -> str | None:
     )
 
 
+def _int8_static(source: Source, target: Path) -> dict[str, Any]:
+    settings = source.settings
+    batches = covering_batches(source.task, source.calibration, settings.calibration.rows)
+    scheme = scheme_for(settings.target, source.has_vnni)
+
+    def make(graph: Path) -> StaticInt8:
+        return StaticInt8(graph, batches, scheme, settings.calibration.method, between=source.is_convolutional)
+
+    return {"search": {"int8-static": quantize_within_budget(make, source, target)}}
+
+
+def _no_int8_static(source: Source) -> str | None:
+    if source.settings.target == "cuda":
+        return "the CUDA provider has no kernels for most of what is quantized with fixed ranges; TensorRT has"
+    return None
+
+
 VARIANTS: dict[str, Variant] = {
     "fused": Variant(_fused, _no_fused, is_float=True),
     "int8-dynamic": Variant(_int8_dynamic, _no_int8_dynamic),
+    "int8-static": Variant(_int8_static, _no_int8_static),
 }
 
 
