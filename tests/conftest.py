@@ -1,8 +1,12 @@
-"""What several rooms need: a tiny model served by the real server, and a disk that fills up."""
+"""What several rooms need: a tiny model served by the real server, and a disk that fills up.
+
+The suite runs in a process for each core, and each keeps to its own: the thread pools of two would wait for each other.
+"""
 
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +20,17 @@ from tldeploy.triton.server import Server
 
 # Long enough that requests sent at the same time are merged.
 SETTINGS = Deploy(max_batch_size=8, queue_delay_us=5000)
+
+
+def pytest_configure() -> None:
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole jobs first: the longest of them, left to the end, would keep one process busy and the others waiting."""
+    items.sort(key=lambda item: item.path.parent.name != "e2e")
 
 
 @pytest.fixture(scope="session")

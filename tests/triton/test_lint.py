@@ -20,6 +20,7 @@ from tldeploy.triton import config
 from tldeploy.triton.lint.check import lint
 from tldeploy.triton.lint.layout import read_layout
 from tldeploy.triton.lint.mending import mend
+from tldeploy.triton.lint.models import Target
 from tldeploy.triton.lint.reading import read_config
 from tldeploy.triton.lint.rules import RULES, Finding
 from tldeploy.triton.repository import publish
@@ -197,7 +198,7 @@ def test_what_tldeploy_publishes_has_no_findings(tiny_export: Path, tmp_path: Pa
     repository = tmp_path / "repo"
     for settings in (Deploy(), Deploy(max_batch_size=7, queue_delay_us=250, instances=2)):
         publish(tiny_export, repository, "tiny", settings)
-        found = lint(repository)
+        found = lint(repository, Target(cores=2))
         assert found.findings == ()
         assert set(found.models) == {"tiny", "tiny.graph", "tiny.tokenize"}
 
