@@ -82,7 +82,7 @@ def learners(network: Network, settings: Tune) -> Iterator[Learners]:
             frozen |= {PREFIX + name for pattern in settings.freeze for name in known.matching(pattern)}
         for name in frozen:
             parameters[name].requires_grad_(False)
-        if not any(parameter.requires_grad for parameter in parameters.values()):
+        if any(before.values()) and not any(parameter.requires_grad for parameter in parameters.values()):
             found = "tune.freeze and tune.rates leave nothing, not even the head, to learn"
             raise RecipeError("train the network", found, "let the head learn: take `*` or `head: 0` out of tune.rates")
         held = settings.batch_norm == "frozen"
