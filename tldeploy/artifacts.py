@@ -88,7 +88,7 @@ def writing(folder: Path) -> Iterator[Path]:
     try:
         with storage_errors(folder):
             for stale in folder.parent.glob(f".{folder.name}.writing-*"):
-                if not _is_alive(int(stale.name.rpartition("-")[2])):
+                if not is_alive(int(stale.name.rpartition("-")[2])):
                     shutil.rmtree(stale, ignore_errors=True)
             beside.mkdir(parents=True)
             yield beside
@@ -97,7 +97,8 @@ def writing(folder: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether there is a process with this id."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

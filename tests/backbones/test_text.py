@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModel, CLIPConfig, T5Config
 
 from tests.tiny_project import write_backbone
 from tldeploy.backbones.network import TextNetwork, load_network
-from tldeploy.backbones.text import load_text_backbone
+from tldeploy.backbones.text import _check_length, load_text_backbone
 from tldeploy.errors import ArtifactError, RecipeError, TldeployError
 from tldeploy.recipe import Backbone
 
@@ -25,6 +27,27 @@ def load(folder: Path, **settings: object) -> TldeployError:
             Backbone.model_validate({"source": folder.name, "max_length": 32, **settings}), folder.parent
         )
     return raised.value
+
+
+@pytest.mark.parametrize("kind", ["t5", "clip"])
+def test_a_network_that_is_no_encoder_of_one_text_is_refused(folder: Path, kind: str) -> None:
+    small: dict[str, Any] = {"num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 40}
+    narrow = {**small, "hidden_size": 8, "intermediate_size": 8}
+    config: Any = (
+        T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, vocab_size=40)
+        if kind == "t5"
+        else CLIPConfig(text_config=narrow, vision_config={**narrow, "image_size": 8, "patch_size": 4})
+    )
+    AutoModel.from_config(config).save_pretrained(folder)
+    assert "is no encoder of one text" in load(folder).found
+
+
+@pytest.mark.parametrize(("kind", "longest"), [("bert", 64), ("roberta", 62), ("mpnet", 62)])
+def test_positions_that_count_from_the_padding_id_are_two_fewer(kind: str, longest: int) -> None:
+    config = AutoConfig.for_model(kind, max_position_embeddings=64)
+    _check_length(longest, config, "load it")
+    with pytest.raises(RecipeError, match=f"its positions end at {longest}"):
+        _check_length(longest + 1, config, "load it")
 
 
 def test_a_folder_gives_the_weights_and_the_tokenizer_in_it(folder: Path) -> None:

@@ -5,7 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tldeploy.recipe import Tune
+from tldeploy.tasks.image_classification import ImageExamples
 from tldeploy.tuning.augmentation import ERASED_AREA, LEVELS, Pixels, Strength, augment
+from tldeploy.tuning.batches import collate
+from tldeploy.tuning.job import Part
+from tldeploy.tuning.order import Key
 
 
 def noise(height: int, width: int) -> Pixels:
@@ -53,6 +58,14 @@ def test_strong_is_further_from_the_image_than_light() -> None:
         for strength in ("light", "strong")
     }
     assert 1 < far["light"] < far["strong"] < 64
+
+
+@pytest.mark.parametrize(("mirroring", "least", "most"), [(True, 30, 70), (False, 0, 0)])
+def test_the_recipe_says_whether_images_are_mirrored(mirroring: bool, least: int, most: int) -> None:
+    examples = ImageExamples(np.stack([gradient()] * 100), "key")
+    part = Part(examples, np.zeros(100, dtype=np.int64))
+    found = collate(part, Tune(mirroring=mirroring))([Key(0, row, 1.0) for row in range(100)])["pixels"].numpy()
+    assert least <= sum(bool(view[:, :8].mean() > view[:, -8:].mean()) for view in found) <= most
 
 
 def test_half_of_the_views_are_mirrored_and_none_without_flip() -> None:

@@ -58,6 +58,7 @@ MANIFEST = Manifest(
     parents={"fetch": "b" * 64},
     details={
         "backbone": "org/small_net",
+        "is_on_hub": True,
         "kept": "lora",
         "calibration": {"temperature": 1.2345, "validation": calibration(0.3111), "test": calibration(0.5222)},
         "classes": [
@@ -111,7 +112,7 @@ def test_the_header_is_what_model_hubs_read_and_claims_nothing_unknown(card: str
 
 
 def test_a_folder_is_no_base_model_that_others_could_find() -> None:
-    details = {**MANIFEST.details, "backbone": "data/minilm"}
+    details = {**MANIFEST.details, "backbone": "weights/minilm", "is_on_hub": False}
     assert "base_model" not in header(model_card(MANIFEST.model_copy(update={"details": details}), SETTINGS, COUNTS))
 
 

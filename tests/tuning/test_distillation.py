@@ -17,6 +17,7 @@ from tldeploy.artifacts import Manifest
 from tldeploy.backbones.checkpoints import load_weights
 from tldeploy.backbones.network import load_network
 from tldeploy.errors import ArtifactError, RecipeError
+from tldeploy.recipe import Tune
 from tldeploy.tuning.distillation import (
     check_teacher,
     distillation,
@@ -27,6 +28,7 @@ from tldeploy.tuning.distillation import (
 from tldeploy.tuning.features import predict_logits
 from tldeploy.tuning.fine_tuning import fine_tuning
 from tldeploy.tuning.job import Job
+from tldeploy.tuning.training import cross_entropy
 
 LABELS = ["negative", "neutral", "positive"]
 PLAIN = {"teacher": "../teacher", "layers": 1, "temperature": 2.0, "weight": 1.0}
@@ -67,10 +69,20 @@ def test_the_loss_is_what_the_paper_says() -> None:
     p, q = torch.softmax(taught[rows] / 3, dim=1), torch.softmax(student / 3, dim=1)
     divergence = float((p * (p / q).log()).sum(dim=1).mean())
     entropy = float(-torch.log_softmax(student, dim=1)[range(4), labels].mean())
-    found = distillation_loss(taught.numpy(), temperature=3, weight=0.7)(student, {"labels": labels, "rows": rows})
+    hard = cross_entropy(labels.numpy(), 3, Tune())
+    found = distillation_loss(taught.numpy(), 3, 0.7, hard)(student, {"labels": labels, "rows": rows})
     assert float(found) == pytest.approx(0.7 * 9 * divergence + 0.3 * entropy, rel=1e-5)
-    same = distillation_loss(taught.numpy(), 3, 1.0)(taught[rows], {"labels": labels, "rows": rows})
+    same = distillation_loss(taught.numpy(), 3, 1.0, hard)(taught[rows], {"labels": labels, "rows": rows})
     assert float(same) == pytest.approx(0, abs=1e-6)
+
+
+def test_rare_classes_weigh_more_for_a_student_too() -> None:
+    classes, logits = np.array([0, 0, 0, 1]), torch.tensor([[2.0, 0.0], [2.0, 0.0]])
+    hard = cross_entropy(classes, 2, Tune(class_weights=True))
+    loss = distillation_loss(logits.numpy(), 1, 0.0, hard)
+    each = [float(loss(logits[:1], {"labels": torch.tensor([label]), "rows": torch.tensor([0])})) for label in (0, 1)]
+    plain = [float(-torch.log_softmax(logits[0], 0)[label]) for label in (0, 1)]
+    assert each == pytest.approx([plain[0] * 2 / 3, plain[1] * 2])
 
 
 def test_the_teacher_answers_in_the_order_of_the_students_classes(teacher: Path, job: Job) -> None:

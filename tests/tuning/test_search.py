@@ -32,7 +32,7 @@ tune:
 
 def write_search(folder: Path, tune: str = SEARCH) -> Path:
     before, _, rest = RECIPE.partition("tune:\n")
-    text = f"{before}{tune}{rest[rest.index('deploy:') :]}"
+    text = f"{before}{tune}export: {{}}\n{rest[rest.index('deploy:') :]}"
     (folder / "recipe.yaml").write_text(text, encoding="utf-8")
     return folder
 

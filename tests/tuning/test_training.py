@@ -70,6 +70,11 @@ def test_a_frozen_name_that_matches_nothing_is_a_mistake_of_the_recipe(folder: P
         trained(folder, freeze=["layer 7"])
 
 
+def test_rates_that_leave_nothing_to_learn_are_a_mistake_of_the_recipe(folder: Path) -> None:
+    with pytest.raises(RecipeError, match="leave nothing, not even the head, to learn"):
+        trained(folder, rates={"*": 0.0})
+
+
 def test_gradual_unfreezing_begins_with_the_head(folder: Path) -> None:
     network, part, _ = text_network(folder)
     before = copied(network)
@@ -338,7 +343,8 @@ def test_a_finished_training_goes_on_at_its_end(folder: Path, tmp_path: Path) ->
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path: Path) -> None:
     with checkpoints.writing(tmp_path, 3) as beside:
         (beside / "weights").write_text("3")
-    (tmp_path / ".writing-1").mkdir()
+    left_behind = tmp_path / f".writing-{2**22 + 1}"  # no process has such an id
+    left_behind.mkdir()
     with pytest.raises(KeyboardInterrupt), checkpoints.writing(tmp_path, 4) as beside:
         (beside / "weights").write_text("half of 4")
         raise KeyboardInterrupt

@@ -15,6 +15,21 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+# RoBERTa and what is built like it count positions from the padding id on, so that two of them are never reached.
+COUNTED_FROM_PADDING = {
+    "camembert",
+    "data2vec-text",
+    "ibert",
+    "longformer",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+}
+
+
 @dataclass(frozen=True)
 class TextBackbone:
     """A loaded encoder, and the tokenizer that belongs to it (the text of its tokenizer.json)."""
@@ -40,7 +55,11 @@ def load_text_backbone(settings: Backbone, recipe_folder: Path) -> TextBackbone:
     except Exception as error:  # tokenizers raises nothing narrower
         found = f"its tokenizer.json cannot be read ({error})"
         raise ArtifactError(asked, found, "get the file again; it is damaged or cut off") from error
-    return TextBackbone(load_weights(source, settings.revision, asked), tokenizer_json, encoder)
+    model = load_weights(source, settings.revision, asked)
+    if model.main_input_name != "input_ids" or config.is_encoder_decoder or not hasattr(config, "hidden_size"):
+        found = f"a {config.model_type} is no encoder of one text to one vector a token"
+        raise ArtifactError(asked, found, "use an encoder, such as BERT, RoBERTa or DeBERTa")
+    return TextBackbone(model, tokenizer_json, encoder)
 
 
 def _tokenizer_json(source: str, revision: str | None, asked: str) -> str:
@@ -61,8 +80,8 @@ def _tokenizer_json(source: str, revision: str | None, asked: str) -> str:
 
 def _check_length(max_length: int, config: Any, asked: str) -> None:
     positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None and config.model_type in {"roberta", "xlm-roberta", "camembert"}:
-        positions -= 2  # RoBERTa counts positions from its padding id on
+    if positions is not None and config.model_type in COUNTED_FROM_PADDING:
+        positions -= 2
     if positions is not None and 0 < positions < max_length:
         found = f"backbone.max_length is {max_length}, its positions end at {positions}"
         raise RecipeError(asked, found, f"set backbone.max_length to {positions} or less")

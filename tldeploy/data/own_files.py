@@ -17,7 +17,7 @@ def own_files(recipe: Recipe) -> dict[str, dict[str, str]]:
     data, adapt = recipe.data, recipe.adapt
     rows = [(name, data.image, data.encoding, data.delimiter) for name in (data.file, data.test, data.validation)]
     if adapt is not None:
-        own = (adapt.image or data.image, adapt.encoding, adapt.delimiter)
+        own = (adapt.image or data.image, adapt.encoding or data.encoding, adapt.delimiter or data.delimiter)
         rows += [(name, *own) for name in (adapt.file, adapt.test)]
     found = {}
     for name, image, encoding, delimiter in rows:

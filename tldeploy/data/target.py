@@ -20,6 +20,7 @@ from tldeploy.data.sources import read_table
 from tldeploy.errors import DataError
 from tldeploy.recipe import Adapt, Data, TaskName
 
+OWN = ("text", "image", "label", "bins", "encoding", "delimiter")  # where not given, as in `data`
 FEWEST_ROWS = 5
 
 
@@ -80,9 +81,7 @@ def read_target(adapt: Adapt, data: Data, labels: Sequence[str], folder: Path, t
 def _as_data(adapt: Adapt, data: Data) -> Data:
     own = {
         "file": adapt.file,
-        "encoding": adapt.encoding,
-        "delimiter": adapt.delimiter,
-        **{name: given for name in ("text", "image", "label", "bins") if (given := getattr(adapt, name)) is not None},
+        **{name: given for name in OWN if (given := getattr(adapt, name)) is not None},
     }
     return data.model_copy(update=own)
 

@@ -133,7 +133,7 @@ class Bin(Section):
 class Adapt(Section):
     """Rows of another domain, without labels: what the model will meet, where the labelled rows are something else.
 
-    file: the target rows; text, image, label and bins are read as in `data` unless given here.
+    file: the target rows; what is not given here is as in `data`.
     label: a column of labels, used for held-out figures and the oracle only: nothing is learnt from or chosen by them.
     test: the share of the target rows, or a file, held out for those figures.
     choose_by: how one method is chosen without labels. oracle: also tune on the target's labels, to compare with.
@@ -144,7 +144,7 @@ class Adapt(Section):
     text: str | None = None
     image: str | None = None
     label: str | None = None
-    encoding: str = "utf-8"
+    encoding: str | None = None
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
     bins: dict[str, str] | None = None
     test: Split = 0.5

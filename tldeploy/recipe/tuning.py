@@ -48,7 +48,7 @@ class FewShot(Section):
     pairs: drawn for each row with rows of its own class, and as many with rows of others.
     """
 
-    rows_per_class: Count | None = None
+    rows_per_class: int | None = Field(default=None, ge=2)
     pairs: Count = 10
     epochs: Count = 1
     learning_rate: float = Field(default=1e-4, gt=0, lt=1)
@@ -151,6 +151,7 @@ class Tune(Section):
     averaging: Literal["none", "ema", "swa"] = "none"
     batch_norm: Literal["frozen", "train"] = "frozen"
     augmentation: Literal["none", "light", "strong"] = "light"
+    mirroring: bool = True
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     gradient_checkpointing: bool = False
     calibration: bool = True

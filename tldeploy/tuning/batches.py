@@ -55,7 +55,9 @@ def collate(part: Part, settings: Tune) -> Callable[[Sequence[Key]], Batch]:
         if PIXELS in values and settings.augmentation != "none":
             draws = [np.random.default_rng([settings.seed, key.epoch, key.row]) for key in keys]
             views = zip(values[PIXELS], draws, strict=True)
-            values[PIXELS] = np.stack([augment(image, draw, settings.augmentation) for image, draw in views])
+            values[PIXELS] = np.stack(
+                [augment(image, draw, settings.augmentation, settings.mirroring) for image, draw in views]
+            )
         inputs: dict[str, Tensor] = {name: torch.from_numpy(value) for name, value in values.items()}
         labels = torch.from_numpy(np.asarray(part.classes[rows], dtype=np.int64))
         return {**inputs, LABELS: labels, ROWS: torch.tensor(rows), SHARE: keys[0].share}

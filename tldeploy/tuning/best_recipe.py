@@ -60,6 +60,8 @@ def _text(recipe: Recipe, found: Mapping[str, Any], about: str, folder: Path) ->
     title = f"Found by `tldeploy search {recipe.folder}`: {about}"
     lines = textwrap.wrap(title, 110, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
     for section, settings in values.items():
+        if settings == {}:
+            continue
         if not isinstance(settings, dict):
             lines.append(_yaml({section: settings}))
             continue

@@ -20,6 +20,7 @@ CARD = "README.md"
 Counts = Mapping[str, Mapping[str, int]]
 SPLITS = {"train": "learnt from", "validation": "chosen by", "test": "held out"}
 # What a method's entry in the manifest has beside the details of the method itself.
+IMPOSSIBLE = "not possible"  # of a method: no finding about the rows
 MEASURED = ("validation", "test", "seconds")
 _SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]<>#|~!$&"} | {"\n": " ", "\r": " "})
 
@@ -51,7 +52,7 @@ def _header(manifest: Manifest) -> str:
         "library_name": "transformers",
         "tags": ["tldeploy", "transfer-learning", *([kept] if (kept := manifest.details.get("kept")) else [])],
     }
-    if _is_hub_id(backbone):
+    if manifest.details.get("is_on_hub"):
         fields["base_model"] = backbone
     if held_out:
         fields["metrics"] = [held_out["name"]]
@@ -60,11 +61,6 @@ def _header(manifest: Manifest) -> str:
         results = [{"task": task, "dataset": dataset, "metrics": [result]}]
         fields["model-index"] = [{"name": manifest.name, "results": results}]
     return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)}---"
-
-
-def _is_hub_id(backbone: str) -> bool:
-    """A name such as `bert-base-uncased` or `org/name`, and no path to a folder or file."""
-    return bool(backbone) and backbone.count("/") < 2 and not backbone.startswith((".", "/", "~", "data/"))
 
 
 def _use(manifest: Manifest) -> str:
@@ -81,7 +77,11 @@ def _data(manifest: Manifest, counts: Counts) -> str:
     heads = ["class", *(f"{split}, {SPLITS[split]}" if split in SPLITS else split for split in counts)]
     rows = [[label, *(split.get(label, 0) for split in counts.values())] for label in manifest.labels]
     rows.append(["all", *(sum(split.values()) for split in counts.values())])
-    findings = [choice for choice in manifest.decisions if choice.about not in {"method", "temperature"}]
+    findings = [
+        choice
+        for choice in manifest.decisions
+        if choice.about not in {"method", "source-only", "temperature"} and choice.value != IMPOSSIBLE
+    ]
     lines = [f"- {_plain(found.about)}: {_value(found.value)}. {_plain(found.reason)}" for found in findings]
     return "\n\n".join([_table(heads, rows), *(["Found in the rows:\n\n" + "\n".join(lines)] if lines else [])])
 

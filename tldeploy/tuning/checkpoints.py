@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tldeploy.artifacts import is_alive
 from tldeploy.errors import storage_errors
 
 EVERY_S = 60.0  # within an epoch; at the end of each there is one anyway
@@ -23,7 +24,8 @@ def writing(folder: Path, step: int) -> Iterator[Path]:
     beside, final = folder / f".writing-{os.getpid()}", folder / f"step-{step}"
     with storage_errors(folder):
         for stale in folder.glob(".writing-*"):
-            shutil.rmtree(stale, ignore_errors=True)
+            if not is_alive(int(stale.name.rpartition("-")[2])):
+                shutil.rmtree(stale, ignore_errors=True)
         beside.mkdir(parents=True)
         try:
             yield beside

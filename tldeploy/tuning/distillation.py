@@ -11,6 +11,7 @@ Sanh et al., DistilBERT, 2019, arXiv 1910.01108.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,9 +24,11 @@ from tldeploy.artifacts import Manifest, fingerprint
 from tldeploy.backbones.network import load_network
 from tldeploy.errors import RecipeError, storage_errors
 from tldeploy.tasks import load_task
+from tldeploy.tuning.device import device
 from tldeploy.tuning.features import predict_logits
 from tldeploy.tuning.fine_tuning import Loss, learn, measured
 from tldeploy.tuning.job import Job, Logits, Tuned
+from tldeploy.tuning.training import cross_entropy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,7 +49,8 @@ def distillation(job: Job) -> Tuned:
     check_teacher(manifest, job)
     student = job.network.fresh_copy(job.settings.seed)
     kept = keep_layers(student.backbone, settings.layers) if settings.layers else []
-    loss = distillation_loss(teacher_logits(folder, manifest, job), settings.temperature, settings.weight)
+    hard = cross_entropy(job.train.classes, len(job.task.labels), job.settings)
+    loss = distillation_loss(teacher_logits(folder, manifest, job), settings.temperature, settings.weight, hard)
     trained = learn(job, student, "distillation", loss=loss, teacher=manifest.sha256)
     details = {"teacher": manifest.name, "teacher_sha256": manifest.sha256, "layers_kept": kept}
     return measured(job, student, trained, details)
@@ -68,11 +72,11 @@ def teacher_logits(folder: Path, manifest: Manifest, job: Job) -> Logits:
     examples = task.examples(job.rows, job.cache)
     file = job.cache / f"teacher-{fingerprint([manifest.sha256, examples.key])[:32]}.npy"
     if not file.exists():
-        teacher = load_network(folder).to("cuda" if torch.cuda.is_available() else "cpu")
+        teacher = load_network(folder).to(device())
         found = predict_logits(teacher, examples, "the teacher's predictions of training rows")
         with storage_errors(job.cache):
             job.cache.mkdir(parents=True, exist_ok=True)
-            with (beside := file.with_suffix(".writing")).open("wb") as stream:
+            with (beside := file.with_suffix(f".writing-{os.getpid()}")).open("wb") as stream:  # ranks run side by side
                 np.save(stream, found, allow_pickle=False)
             beside.replace(file)
     stored: Logits = np.load(file, allow_pickle=False)
@@ -130,8 +134,10 @@ def _shapes(module: nn.Module) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in module.state_dict().items()}
 
 
-def distillation_loss(teacher: Logits, temperature: float, weight: float) -> Loss:
-    """weight * T² * KL(teacher || student) + (1 - weight) * cross entropy, both means over the rows of a batch.
+def distillation_loss(teacher: Logits, temperature: float, weight: float, hard: Loss) -> Loss:
+    """weight * T² * KL(teacher || student) + (1 - weight) * hard, both means over the rows of a batch.
+
+    hard: the loss of the labels.
 
     teacher: float32 [rows, classes]. Probabilities are of logits divided by the temperature T; T² keeps the gradients
     of both terms at the same scale, whatever T is.
@@ -142,7 +148,6 @@ def distillation_loss(teacher: Logits, temperature: float, weight: float) -> Los
         found = torch.log_softmax(logits / temperature, dim=-1)
         target = wanted[batch["rows"].cpu()].to(found.device)
         soft = nn.functional.kl_div(found, target, reduction="batchmean", log_target=True) * temperature**2
-        hard = nn.functional.cross_entropy(logits, batch["labels"])
-        return weight * soft + (1 - weight) * hard
+        return weight * soft + (1 - weight) * hard(logits, batch)
 
     return loss

@@ -21,6 +21,7 @@ from tldeploy.errors import DataError
 from tldeploy.progress import progress
 from tldeploy.tasks.classification import Examples
 from tldeploy.tasks.metrics import Classes
+from tldeploy.tuning.device import device
 from tldeploy.tuning.job import Job, Logits, Tuned
 
 BATCH = 32
@@ -51,14 +52,15 @@ def extract_features(
     network: Network, examples: Examples, what: str, into: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
     """float32 [rows, features], in the order of the examples. into: an array to fill, for instance a mapped file."""
-    device = next(network.parameters()).device
+    home = next(network.parameters()).device
     features = np.empty((len(examples), network.head.in_features), dtype=np.float32) if into is None else into
-    network.eval()
+    network.to(device()).eval()
     with torch.inference_mode(), progress(what, len(examples)) as advance:
         for rows in in_batches(examples):
-            inputs = {name: torch.from_numpy(values).to(device) for name, values in examples.batch(rows).items()}
+            inputs = {name: torch.from_numpy(values).to(device()) for name, values in examples.batch(rows).items()}
             features[rows] = network.features(**inputs).float().cpu().numpy()
             advance(len(rows))
+    network.to(home)
     return features
 
 

@@ -27,6 +27,7 @@ from tldeploy.progress import progress
 from tldeploy.recipe import Tune
 from tldeploy.tasks.classification import Examples, Tensors
 from tldeploy.tasks.metrics import Classes
+from tldeploy.tuning.device import device
 from tldeploy.tuning.features import extract_features, fit_head, predict_logits
 from tldeploy.tuning.job import Job, Part, Tuned
 
@@ -121,8 +122,7 @@ def learn_from_pairs(network: Network, examples: Examples, pairs: Pairs, setting
     Raises QualityError when the weights stop being finite.
     """
     chosen, size = settings.few_shot, settings.batch_size
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    backbone = network.to(device).backbone
+    backbone = network.to(device()).backbone
     steps = -(-len(pairs.same) // size) * chosen.epochs
     optimizer = torch.optim.AdamW(
         backbone.parameters(), lr=chosen.learning_rate, weight_decay=settings.weight_decay, fused=True
@@ -140,10 +140,10 @@ def learn_from_pairs(network: Network, examples: Examples, pairs: Pairs, setting
                 taken = order[start : start + size]
                 rows, places = np.unique(np.stack([pairs.first[taken], pairs.second[taken]]), return_inverse=True)
                 batch = examples.batch(rows.tolist())
-                inputs = {name: torch.from_numpy(values).to(device) for name, values in batch.items()}
+                inputs = {name: torch.from_numpy(values).to(device()) for name, values in batch.items()}
                 vectors = network.features(**inputs)
-                first, second = vectors[torch.from_numpy(places.reshape(2, -1)).to(device)]
-                wanted = torch.from_numpy(pairs.same[taken]).to(device, vectors.dtype)
+                first, second = vectors[torch.from_numpy(places.reshape(2, -1)).to(device())]
+                wanted = torch.from_numpy(pairs.same[taken]).to(vectors)
                 loss = nn.functional.mse_loss(nn.functional.cosine_similarity(first, second), wanted)
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tldeploy.backbones.layers import layer_map
 from tldeploy.backbones.network import Network
+from tldeploy.errors import RecipeError
 from tldeploy.recipe import Tune
 from tldeploy.tuning.schedules import Group, parameter_groups, rate_factors, unfreezing_plan
 
@@ -66,8 +67,8 @@ class Learners:
 def learners(network: Network, settings: Tune) -> Iterator[Learners]:
     """Freeze what does not learn, and thaw it at the end of the block.
 
-    What needed no gradient before stays frozen; the head always learns. Raises RecipeError for a pattern that matches
-    nothing.
+    What needed no gradient before stays frozen. Raises RecipeError for a pattern that matches nothing, and when nothing
+    is left to learn.
     """
     before = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
     parameters = dict(network.named_parameters())
@@ -81,6 +82,9 @@ def learners(network: Network, settings: Tune) -> Iterator[Learners]:
             frozen |= {PREFIX + name for pattern in settings.freeze for name in known.matching(pattern)}
         for name in frozen:
             parameters[name].requires_grad_(False)
+        if any(before.values()) and not any(parameter.requires_grad for parameter in parameters.values()):
+            found = "tune.freeze and tune.rates leave nothing, not even the head, to learn"
+            raise RecipeError("train the network", found, "let the head learn: take `*` or `head: 0` out of tune.rates")
         held = settings.batch_norm == "frozen"
         norms = [module for module in network.modules() if isinstance(module, _BatchNorm)] if held else []
         yield Learners(network, factors, _waiting(groups, settings), norms)

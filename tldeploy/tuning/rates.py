@@ -17,6 +17,7 @@ from tldeploy.progress import progress
 from tldeploy.recipe import Recipe, Tune
 from tldeploy.tuning import finder
 from tldeploy.tuning.batches import LABELS, ROWS, SHARE, Batches
+from tldeploy.tuning.device import device
 from tldeploy.tuning.finder import Suggestion
 from tldeploy.tuning.freezing import learners
 from tldeploy.tuning.job import Part
@@ -37,8 +38,7 @@ def find_rate(network: Network, part: Part, settings: Tune) -> Curve:
     """
     rates = np.geomspace(LOWEST, HIGHEST, STEPS)
     loss_of = cross_entropy(part.classes, network.head.out_features, settings)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network.to(device)
+    network.to(place := device())
     torch.manual_seed(settings.seed)
     curve: Curve = []
     at_one = settings.model_copy(update={"learning_rate": 1.0, "gradual_unfreezing": None})
@@ -53,11 +53,11 @@ def find_rate(network: Network, part: Part, settings: Tune) -> Curve:
             for batch in batches:
                 if len(curve) == STEPS:
                     break
-                beside = {name: batch.pop(name).to(device) for name in (LABELS, ROWS)}
+                beside = {name: batch.pop(name).to(place) for name in (LABELS, ROWS)}
                 del batch[SHARE]
                 network.train()
                 learning.hold_batch_norm()
-                loss = loss_of(network(**{name: value.to(device) for name, value in batch.items()}), beside)
+                loss = loss_of(network(**{name: value.to(place) for name, value in batch.items()}), beside)
                 curve.append((float(rates[len(curve)]), float(loss.detach())))
                 advance(1)
                 if not curve[-1][1] <= HOPELESS * min(found for _, found in curve):

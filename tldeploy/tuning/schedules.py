@@ -77,7 +77,7 @@ def _matches_nothing(pattern: str, groups: Sequence[Group]) -> RecipeError:
     names = [name for name, _ in groups]
     parameters = [parameter for _, some in groups for parameter in some]
     close = difflib.get_close_matches(pattern, [*names, *parameters], n=1)
-    known = f"{', '.join(names[:3])}, …, {names[-1]}" if len(names) > 4 else ", ".join(names)
+    known = ", ".join(names)
     nearest = f"; did you mean {close[0]}?" if close else ""
     fix = f"name one of the network's groups ({known}) or its parameters"
     return RecipeError("set learning rates", f"{pattern!r} matches no group and no parameter{nearest}", fix)

@@ -28,6 +28,7 @@ def callbacks(trackers: Sequence[str], folder: Path) -> list[TrainerCallback]:
         from transformers.integrations.integration_utils import MLflowCallback
 
         folder.mkdir(parents=True, exist_ok=True)
-        os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{(folder / 'mlflow.db').resolve()}")
+        # One database for all methods: the variable is read once, and may be the user's own.
+        os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{(folder.parent / 'mlflow.db').resolve()}")
         watchers.append(MLflowCallback())  # type: ignore[no-untyped-call]
     return watchers

@@ -126,7 +126,8 @@ def _lead(recipe: Recipe, folder: Path, inputs: str, parents: dict[str, str]) ->
             for candidate, figures in adapted.figures.items():
                 measured[candidate] = {**measured.get(candidate, {}), **figures}
             decisions = [choice.model_copy(update={"about": "source-only"}), *adapted.decisions]
-        details: dict[str, Any] = {"backbone": recipe.backbone.source, "kept": name}
+        source = recipe.backbone.source
+        details: dict[str, Any] = {"backbone": source, "is_on_hub": not recipe.path(source).exists(), "kept": name}
         if recipe.tune.calibration:
             details["calibration"] = calibration = calibrate(kept, job)
             value, reason = round(calibration["temperature"], 3), words(calibration)

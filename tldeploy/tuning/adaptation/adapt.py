@@ -26,7 +26,7 @@ from scipy.special import softmax
 
 from tldeploy.artifacts import Choice, fingerprint
 from tldeploy.data.target import Target
-from tldeploy.errors import RecipeError
+from tldeploy.errors import DataError, QualityError, RecipeError
 from tldeploy.progress import say
 from tldeploy.recipe import Adapt, Adaptation
 from tldeploy.tasks.calibration import fit_temperature
@@ -40,6 +40,7 @@ from tldeploy.tuning.adaptation.noisy_student import noisy_student
 from tldeploy.tuning.adaptation.pretraining import pretraining
 from tldeploy.tuning.adaptation.prior import align_offsets
 from tldeploy.tuning.adaptation.self_training import self_training
+from tldeploy.tuning.card import IMPOSSIBLE
 from tldeploy.tuning.features import extract_features, predict_logits
 from tldeploy.tuning.fine_tuning import fine_tuning
 from tldeploy.tuning.job import Job, Logits, Part, Tuned
@@ -148,11 +149,11 @@ def adapt(settings: Adapt, job: Job, target: Target, name: str, source: Tuned) -
         start, teacher = time.monotonic(), best.name
         try:
             found = _run(method, blind, examples, source, best.tuned, shares)
-        except RecipeError as error:
+            offsets, score = judge(found)
+        except (RecipeError, QualityError, DataError) as error:  # it diverged, in the last two
             say(f"adapt: {method} is not possible: {error.found}")
-            impossible.append(Choice(about=method, value="not possible", reason=error.found))
+            impossible.append(Choice(about=method, value=IMPOSSIBLE, reason=error.found))
             continue
-        offsets, score = judge(found)
         found = _moved(found, offsets)
         best.add(method, score, found)
         figures[method] = _figures(job, found, start) | {"score": score}

@@ -23,6 +23,7 @@ from tldeploy.tuning.adaptation.alignment import (
 from tldeploy.tuning.adaptation.joint import on_device, steps_of, train_jointly
 from tldeploy.tuning.adaptation.self_training import tuned
 from tldeploy.tuning.batches import LABELS
+from tldeploy.tuning.device import device
 from tldeploy.tuning.job import Job, Tuned
 from tldeploy.tuning.training import cross_entropy
 
@@ -34,16 +35,15 @@ def aligning(job: Job, target: Examples, method: Aligning) -> Tuned:
     """The network after tune.epochs over the source rows, each step beside a batch of target rows."""
     settings, source = job.settings, job.train
     network = job.network.fresh_copy(settings.seed)
-    network.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    device = next(network.parameters()).device
-    classes = torch.from_numpy(source.classes).to(device)
+    network.to(device())
+    classes = torch.from_numpy(source.classes).to(device())
     supervised = cross_entropy(source.classes, len(job.task.labels), settings)
     beside: list[nn.Module] = []
     apart: Callable[[Tensor, Tensor, float], Tensor]
     if method == "dann":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            discriminator = DomainDiscriminator(network.head.in_features).to(device)
+            discriminator = DomainDiscriminator(network.head.in_features).to(device())
         beside.append(discriminator)
 
         def apart(known: Tensor, new: Tensor, weight: float) -> Tensor:
@@ -60,7 +60,7 @@ def aligning(job: Job, target: Examples, method: Aligning) -> Tuned:
         known = network.features(**on_device(network, source.examples.batch(of_source)))
         new = network.features(**on_device(network, target.batch(of_target)))
         answers = network.head(network.dropout(known))
-        with torch.autocast(device.type, enabled=False):
+        with torch.autocast(known.device.type, enabled=False):
             gap = apart(known.float(), new.float(), dann_schedule(progress))
         return supervised(answers, {LABELS: classes[of_source]}) + gap
 

@@ -1,14 +1,12 @@
-"""Losses that make a network's features, or its answers, alike in two domains. Target rows need no labels.
+"""Losses that make a network's features alike in two domains. Target rows need no labels.
 
 | loss | what it compares | added to the loss on source rows |
 | --- | --- | --- |
 | coral_loss | covariances of the features | times about 1 |
 | mmd_loss | means of the features in a kernel's space, so every moment | times about 1 |
 | adversarial_loss | what a trained discriminator can tell | its strength by dann_schedule |
-| minimum_class_confusion | classes that target answers mix up | times about 1 |
-| information_maximisation_loss | how sure and how diverse target answers are | times about 1; needs no source rows |
 
-Features are float [rows, width] and logits float [rows, classes]. Half precision is raised to float32; call them
+Features are float [rows, width]. Half precision is raised to float32; call them
 outside of autocast, which would lower the products again. All are means over rows: they do not grow with the batch.
 """
 
@@ -105,33 +103,6 @@ def dann_schedule(progress: float) -> float:
     2 / (1 + exp(-10 progress)) - 1, of Ganin et al. 2016: a discriminator that has learnt nothing yet teaches nothing.
     """
     return 2 / (1 + math.exp(-10 * progress)) - 1
-
-
-def minimum_class_confusion(logits: Tensor, temperature: float = 2.5) -> Tensor:
-    """How much target answers mix classes up, in [0, 1]; a scalar. 0: every answer is certain.
-
-    Answers are softened by the temperature, and rows that are sure count for more, at most twice as much as the rest;
-    no gradient flows into that. Each row of the class-by-class matrix sums to 1; the loss is the mean over rows of what
-    lies off the diagonal. Source: Jin et al., Minimum Class Confusion for Versatile Domain Adaptation, ECCV 2020.
-    """
-    logs = torch.log_softmax(_raised(logits) / temperature, dim=1)
-    answers = logs.exp()
-    sure = 1 + torch.exp((answers * logs).sum(dim=1)).detach()
-    weights = sure / sure.mean()
-    together = answers.T @ (weights[:, None] * answers)
-    shares = together / together.sum(dim=1, keepdim=True).clamp_min(torch.finfo(together.dtype).tiny)
-    return (shares.sum() - shares.trace()) / len(shares)
-
-
-def information_maximisation_loss(logits: Tensor) -> Tensor:
-    """Mean entropy of the answers minus the entropy of their mean, in nats; a scalar, from -log(classes) to 0.
-
-    It asks for answers that are sure and, together, of every class. Source: Liang et al., Do We Really Need to Access
-    the Source Data? Source Hypothesis Transfer for Unsupervised Domain Adaptation (SHOT), ICML 2020.
-    """
-    logs = torch.log_softmax(_raised(logits), dim=1)
-    log_mean = torch.logsumexp(logs, dim=0) - math.log(len(logs))
-    return (log_mean.exp() * log_mean).sum() - (logs.exp() * logs).sum(dim=1).mean()
 
 
 def _covariance(features: Tensor) -> Tensor:

@@ -65,24 +65,10 @@ def soft_neighbourhood_density(vectors: Floats, temperature: float = TEMPERATURE
     return total / len(unit)
 
 
-def corr_c(probabilities: Floats) -> float:
-    """Cosine between the matrix of how often two classes are answered together and the identity; at most 1.
-
-    It is 1 when every answer is certain and every class is given equally often, which it prefers as information
-    maximisation does; 1 / sqrt(classes) when every row gets the same answer, sure or not. Source: Tu et al.,
-    Assessing Model Out-of-distribution Generalization with Softmax Prediction Probability Baselines and A Correlation
-    Method, 2023.
-    """
-    exact = _checked(probabilities)
-    together = exact.T @ exact
-    return float(np.trace(together) / (np.linalg.norm(together) * np.sqrt(len(together))))
-
-
 VALIDATORS: Mapping[str, Validator] = {
     "entropy": entropy,
     "information-maximisation": information_maximisation,
     "soft-neighbourhood-density": soft_neighbourhood_density,
-    "corr-c": corr_c,
 }
 
 

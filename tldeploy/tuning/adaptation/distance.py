@@ -9,7 +9,7 @@ classifiers of a family; this is the usual stand-in, 2 (1 - 2 error), with the h
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,9 +36,6 @@ class Distance:
     error: float
     rows: int
     words: str
-
-    def as_json(self) -> dict[str, float | int | str]:
-        return asdict(self)
 
 
 def proxy_a_distance(source: NDArray[np.floating], target: NDArray[np.floating], seed: int) -> Distance:

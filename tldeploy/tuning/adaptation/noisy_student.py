@@ -28,6 +28,7 @@ from tldeploy.tuning.adaptation.prior import align_offsets
 from tldeploy.tuning.adaptation.self_training import SHARPEN, follow, teacher_decay, tuned
 from tldeploy.tuning.adaptation.views import altered
 from tldeploy.tuning.batches import LABELS
+from tldeploy.tuning.device import device
 from tldeploy.tuning.features import predict_logits
 from tldeploy.tuning.job import Job, Logits, Tuned
 from tldeploy.tuning.training import cross_entropy
@@ -53,19 +54,18 @@ def noisy_student(job: Job, target: Examples, teacher: Tuned, shares: Scores | N
 def _round(job: Job, target: Examples, said: Logits | Scores, number: int) -> tuple[Network, dict[str, Any]]:
     settings, source = job.settings, job.train
     student = job.network.fresh_copy(settings.seed)
-    student.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    student.to(device())
     if isinstance(student, TextNetwork):
         student.backbone.get_input_embeddings().requires_grad_(False)
     averaged = copy.deepcopy(student).eval().requires_grad_(False)
-    device = next(student.parameters()).device
-    soft = torch.from_numpy(softmax(SHARPEN * said, axis=1).astype(np.float32)).to(device)
-    classes = torch.from_numpy(source.classes).to(device)
+    soft = torch.from_numpy(softmax(SHARPEN * said, axis=1).astype(np.float32)).to(device())
+    classes = torch.from_numpy(source.classes).to(device())
     supervised = cross_entropy(source.classes, len(job.task.labels), settings)
     draw = np.random.default_rng([settings.seed, 3, number])
 
     def loss(of_source: list[int], of_target: list[int], progress: float) -> Tensor:
         known = student(**on_device(student, source.examples.batch(of_source)))
-        views = altered(target, of_target, draw, settings.augmentation, WORD_DROP)
+        views = altered(target, of_target, draw, settings, WORD_DROP)
         seen = student(**on_device(student, views))
         on_source = supervised(known, {LABELS: classes[of_source]})
         return on_source + nn.functional.cross_entropy(seen, soft[of_target])

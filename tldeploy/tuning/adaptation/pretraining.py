@@ -23,6 +23,7 @@ from tldeploy.errors import RecipeError
 from tldeploy.tasks.classification import Examples
 from tldeploy.tasks.text_classification import TextClassification, TextExamples
 from tldeploy.tuning.adaptation.joint import on_device, steps_of, train_jointly
+from tldeploy.tuning.device import device
 from tldeploy.tuning.fine_tuning import fine_tuning
 from tldeploy.tuning.job import Job, Tuned
 
@@ -61,7 +62,7 @@ def pretraining(job: Job, target: Examples) -> Tuned:
         raise RecipeError(asked, "the tokenizer has no mask token", fix)
     texts = TextExamples([*source.ids, *target.ids], source.encoder)
     network = job.network.fresh_copy(job.settings.seed)
-    network.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    network.to(device())
     details = _learn_words(network, texts, mask, job)
     found = fine_tuning(replace(job, network=network.cpu()))
     return replace(found, details={**found.details, **details})
@@ -83,8 +84,10 @@ def _learn_words(network: Network, texts: TextExamples, mask: int, job: Job) -> 
         batch["input_ids"], wanted = mask_tokens(
             batch["input_ids"], batch["attention_mask"], mask, embeddings.num_embeddings, draw
         )
-        hidden = network.backbone(**on_device(network, batch)).last_hidden_state
+        hidden: Tensor = network.backbone(**on_device(network, batch)).last_hidden_state
         truth = torch.from_numpy(wanted).to(hidden.device)
+        if not (truth != IGNORED).any():  # rows of special tokens alone: nothing to guess, and a mean over nothing
+            return head(hidden[:, 0]).sum() * 0
         return nn.functional.cross_entropy(head(hidden[truth != IGNORED]), truth[truth != IGNORED])
 
     def learn(epochs: int, rate: float, what: str) -> float:

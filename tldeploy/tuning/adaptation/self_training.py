@@ -26,6 +26,7 @@ from tldeploy.tasks.metrics import Scores
 from tldeploy.tuning.adaptation.joint import on_device, steps_of, train_jointly
 from tldeploy.tuning.adaptation.views import altered
 from tldeploy.tuning.batches import LABELS
+from tldeploy.tuning.device import device
 from tldeploy.tuning.features import predict_logits
 from tldeploy.tuning.job import Job, Tuned
 from tldeploy.tuning.training import cross_entropy
@@ -43,12 +44,12 @@ def self_training(job: Job, target: Examples, start: Tuned, shares: Scores | Non
     student = copy.deepcopy(start.network)
     if isinstance(student, TextNetwork):
         student.backbone.get_input_embeddings().requires_grad_(False)
+    student.to(device())
     teacher = copy.deepcopy(student).eval().requires_grad_(False)
-    device = next(student.parameters()).device
     answers = softmax(predict_logits(student, target, "what the teacher says first"), axis=1)
-    mean = torch.from_numpy(answers.mean(axis=0)).to(device)
-    wanted = None if shares is None else torch.from_numpy(shares.astype(np.float32)).to(device)
-    classes = torch.from_numpy(source.classes).to(device)
+    mean = torch.from_numpy(answers.mean(axis=0)).to(device())
+    wanted = None if shares is None else torch.from_numpy(shares.astype(np.float32)).to(device())
+    classes = torch.from_numpy(source.classes).to(device())
     supervised = cross_entropy(source.classes, len(job.task.labels), settings)
     draw = np.random.default_rng([settings.seed, 1])
 
@@ -65,7 +66,7 @@ def self_training(job: Job, target: Examples, start: Tuned, shares: Scores | Non
     def loss(of_source: list[int], of_target: list[int], progress: float) -> Tensor:
         soft = said(of_target)
         known = student(**on_device(student, source.examples.batch(of_source)))
-        seen = student(**on_device(student, altered(target, of_target, draw, settings.augmentation)))
+        seen = student(**on_device(student, altered(target, of_target, draw, settings)))
         return supervised(known, {LABELS: classes[of_source]}) + nn.functional.cross_entropy(seen, soft)
 
     steps = steps_of(target, settings)
