@@ -82,8 +82,7 @@ def choose(entries: Sequence[Entry], settings: Export) -> Choice:
         ranked, best = sorted(others, key=lambda entry: -_gain(entry, aim).value), aim.best
     if ranked:
         return Choice(about="variant", value=ranked[0].name, reason=f"{best} within the budget: {ranked[0].reason}")
-    refused = "; ".join(f"{entry.name}: {entry.reason}" for entry in entries if not entry.kept)
-    reason = f"no other variant is both better and within the budget ({refused})" if refused else entries[0].reason
+    reason = "no other variant is both better and within the budget" if len(entries) > 1 else entries[0].reason
     return Choice(about="variant", value=REFERENCE, reason=reason)
 
 
