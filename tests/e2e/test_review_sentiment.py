@@ -30,11 +30,13 @@ NAME = "review-sentiment"
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project's recipe, run in an empty folder; only the throughput part is cut short."""
+    """The project's recipe, run in an empty folder, with three variants that are all kept; throughput is cut short."""
     folder = tmp_path_factory.mktemp("work") / "models" / NAME
     folder.mkdir(parents=True)
     recipe = (ROOT / "models" / NAME / "recipe.yaml").read_text(encoding="utf-8")
-    (folder / "recipe.yaml").write_text(recipe.replace("bench:\n", "bench:\n  seconds: 0.5\n"), encoding="utf-8")
+    recipe = recipe.replace("bench:\n", "bench:\n  seconds: 0.5\n")
+    three = "export:\n  variants: [fp32, fused, int8-dynamic]\n  keep_all: true\n"
+    (folder / "recipe.yaml").write_text(recipe.replace("export:\n", three), encoding="utf-8")
     stages = [outcome.stage for outcome in pipeline.run(folder)]
     assert stages == ["fetch", "tune", "export", "deploy", "bench"]
     return folder
