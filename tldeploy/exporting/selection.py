@@ -117,7 +117,7 @@ def _verdict(entry: Entry, fp32_bytes: int, settings: Export) -> tuple[bool, str
         return True, "the reference that the others are measured against"
     if entry.not_finite:
         return False, f"answered {entry.not_finite} of {entry.drop.rows} rows with numbers that are not finite"
-    if VARIANTS[entry.name].is_float and entry.parity.max_abs_diff > TOLERANCE:
+    if _is_float(entry.name) and entry.parity.max_abs_diff > TOLERANCE:
         return False, f"differs from PyTorch by {entry.parity.max_abs_diff:.1e}, tolerance {TOLERANCE:.0e}"
     if over := _over_the_budget(entry.drop, settings):
         return False, over
@@ -126,6 +126,10 @@ def _verdict(entry: Entry, fp32_bytes: int, settings: Export) -> tuple[bool, str
         return False, gain
     doubt = ", though these rows are too few to prove it" if _at_worst(entry.drop) > settings.max_drop else ""
     return True, f"{gain}; {cost(entry.drop)}, within the budget of {settings.max_drop:g}{doubt}"
+
+
+def _is_float(variant: str) -> bool:
+    return variant in VARIANTS and VARIANTS[variant].is_float
 
 
 def _better(entry: Entry, fp32_bytes: int, settings: Export) -> tuple[bool, str]:
