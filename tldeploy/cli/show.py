@@ -115,7 +115,7 @@ def _before_and_after(before: Explained, after: Explained) -> str:
         [
             group,
             *(text for found in both for text in _share(found, found.groups[group])),
-            *(_figure(found.departures[group], ".1%") or "not comparable" for found in both[1:]),
+            *(_figure(found.departures[group], ".2g") or "not comparable" for found in both[1:]),
         ]
         for group in before.groups
     ]

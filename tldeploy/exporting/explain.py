@@ -1,8 +1,8 @@
 """Where time and error sit, by groups of the layer map: in fp32, and in each variant whose file is kept.
 
 1. Time: a profile over some validation rows. The nodes of a profile are those that onnxruntime made of the file's; one
-   whose name does not say where in the network it lies is placed by the tensor that it makes, which keeps its name
-   when nodes are fused, and else by where its input comes from.
+   whose name does not say where in the network it lies is placed by the tensor that it makes or is called after, which
+   keeps its name when nodes are fused, and else by where its input comes from.
 2. Error: how far a variant's tensors are from fp32's where a group ends, on the same rows. It adds up from group to
    group, and fades again where a norm or a pooling evens it out.
 """
@@ -38,7 +38,7 @@ COMPILED = {"TensorrtExecutionProvider", "OpenVINOExecutionProvider"}  # they ru
 
 @dataclass(frozen=True)
 class Explained:
-    """One variant. ms: of a mean row, in the graph alone. groups, operators: shares of the time, which add up to 1;
+    """One variant. ms: of a typical row, in the graph alone. groups, operators: shares of the time, which add up to 1;
     groups in the network's order, all of them. nodes: how many ran on each provider. departures: where each group
     ends, the L2 norm of the difference from fp32 over that of fp32; None where the variant has no such tensor."""
 
@@ -108,7 +108,9 @@ class _Groups:
         for node in nodes:
             group = group_of(node.name, self.layers) if "/" in node.name else AROUND
             if group == AROUND:
-                known = [name for name in (*node.output, *node.input) if name in of_tensor]
+                # Quantizers and layout changes call a node after a tensor of the file: `relu_1_nchwc`.
+                called_after = node.name.rpartition("_")[0]
+                known = [name for name in (*node.output, called_after, *node.input) if name in of_tensor]
                 group = of_tensor[known[0]] if known else AROUND
             found[node.name] = group
             of_tensor |= {name: group for name in node.output if name not in self.of_tensor}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ KERNEL = "_kernel_time"
 
 @dataclass(frozen=True)
 class NodeTime:
-    """One node of the graph as onnxruntime runs it, which is not always one of the file. ms: in a mean run."""
+    """One node of the graph as onnxruntime runs it, which is not always one of the file. ms: in a typical run."""
 
     name: str
     operator: str
@@ -52,20 +53,21 @@ def profile(
         for event in events
         if event.get("cat") == "Node" and event["name"].endswith(KERNEL) and event["ts"] >= first["ts"] + first["dur"]
     ]
-    spent: defaultdict[tuple[str, str, str], float] = defaultdict(float)
+    took: defaultdict[tuple[str, str, str], list[float]] = defaultdict(list)
     for event in kernels:
         about = event["args"]
-        spent[event["name"].removesuffix(KERNEL), about["op_name"], about["provider"]] += event["dur"] / 1000
-    return [NodeTime(*node, ms / len(batches)) for node, ms in spent.items()]
+        took[event["name"].removesuffix(KERNEL), about["op_name"], about["provider"]].append(event["dur"] / 1000)
+    # The median, because one stall of the machine is longer than most nodes are; one in a loop runs several times a run.
+    return [NodeTime(*node, median(times) * len(times) / len(batches)) for node, times in took.items()]
 
 
 def shares(nodes: Sequence[NodeTime], keys: Sequence[str]) -> dict[str, float]:
     """The share of the time that went to the nodes of each key, largest first; they add up to 1. keys: one a node."""
-    spent: Counter[str] = Counter()
+    spent: defaultdict[str, float] = defaultdict(float)
     for node, key in zip(nodes, keys, strict=True):
-        spent[key] += node.ms  # type: ignore[assignment]  # a Counter adds up floats as well
+        spent[key] += node.ms
     total = sum(spent.values())
-    return {key: ms / total for key, ms in spent.most_common()}
+    return {key: ms / total for key, ms in sorted(spent.items(), key=lambda item: -item[1])}
 
 
 def provider_shares(nodes: Sequence[NodeTime]) -> dict[str, float]:
