@@ -26,9 +26,10 @@ from tldeploy.data.rows import Rows
 from tldeploy.errors import ArtifactError, MachineError, QualityError
 from tldeploy.exporting.graph import export_graph, metadata
 from tldeploy.exporting.parity import TOLERANCE, Parity, measure_parity
-from tldeploy.exporting.scorecard import GOLDEN_ROWS, Entry, measure_variants, parts
+from tldeploy.exporting.scorecard import GOLDEN_ROWS, Entry, measure_variants
 from tldeploy.exporting.selection import as_details, choose, judge, measure_held_out
 from tldeploy.exporting.source import Source
+from tldeploy.exporting.storage import delete_graph
 from tldeploy.exporting.targets import Place, place_for
 from tldeploy.exporting.variants import REFERENCE, VARIANTS, wanted
 from tldeploy.progress import progress
@@ -39,7 +40,7 @@ from tldeploy.tasks import load_task
 from tldeploy.tasks.classification import Classification
 
 GOLDEN = "golden.json"
-TEST_ROWS = "test.jsonl"
+TEST_ROWS, CALIBRATION_ROWS = "test.jsonl", "calibration.jsonl"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,12 @@ class _Made:
     runners: list[OnnxRunner]
     details: dict[str, Any] = field(default_factory=dict)
     left_out: list[Choice] = field(default_factory=list)
+
+    def leave_out(self, at: int, reason: str) -> None:
+        file = self.files.pop(at)
+        self.runners.pop(at).close()
+        delete_graph(file)
+        self.left_out.append(Choice(about=f"variant {file.stem}", value="left out", reason=reason))
 
     def close(self) -> None:
         for runner in self.runners:
@@ -65,12 +72,13 @@ def export(settings: Export, tuned: Path, folder: Path, inputs: str) -> Manifest
     parent = artifacts.load(tuned, "tune")
     task = load_task(parent.task, tuned, parent.labels)
     rows = Rows.load(tuned / "validation.jsonl")
+    calibration = _calibration(tuned)
     network = load_network(tuned)
     with artifacts.writing(folder) as beside:
         graph = beside / f"{REFERENCE}.onnx"
         export_graph(network, task, graph, settings.opset, metadata(task, parent.sha256, __version__))
         place = place_for(settings.target, graph)
-        source = Source(graph, network, task, Rows.load(tuned / "calibration.jsonl"), rows, settings)
+        source = Source(graph, network, task, calibration, rows, settings)
         with closing(_make_variants(source, place)) as made:
             parities = _parities(tuned, made, task, rows)
             measured = measure_variants(made.files, made.runners, parities, task, rows, place)
@@ -109,6 +117,15 @@ def export(settings: Export, tuned: Path, folder: Path, inputs: str) -> Manifest
         return artifacts.seal(beside, manifest)
 
 
+def _calibration(tuned: Path) -> Rows:
+    """Rows that were learnt from. Raises ArtifactError where a tune stage that did not keep any wrote the artifact."""
+    file = tuned / CALIBRATION_ROWS
+    if not file.is_file():
+        found = f"there is no {file.name} in it: an older tldeploy tuned it, and kept no rows to calibrate with"
+        raise ArtifactError(f"export {tuned}", found, "run `tldeploy tune` again, or `tldeploy run` for all stages")
+    return Rows.load(file)
+
+
 def _make_variants(source: Source, place: Place) -> _Made:
     names, left_out = wanted(source)
     made = _Made([source.graph], [OnnxRunner(source.graph, source.task, place.provider)], left_out=left_out)
@@ -121,28 +138,31 @@ def _make_variants(source: Source, place: Place) -> _Made:
                 made.runners.append(OnnxRunner(file, source.task, place.provider))
                 made.files.append(file)
             except (QualityError, ArtifactError, MachineError) as error:
-                _delete(file)
+                delete_graph(file)
                 made.left_out.append(Choice(about=f"variant {name}", value="left out", reason=error.found))
             advance(1)
     return made
 
 
 def _parities(tuned: Path, made: _Made, task: Classification, rows: Rows) -> list[Parity]:
-    """One for each variant; those whose answers are not even numbers are left out of `made`."""
+    """One for each variant; those whose answers are not even numbers, or that do not answer, are left out of `made`."""
     batches = task.parity_batches(rows.inputs)
+    parities: list[Parity] = []
     with closing(TorchRunner(tuned, task)) as reference:
-        parities = [measure_parity(reference, runner, batches) for runner in made.runners]
+        for runner in list(made.runners):
+            try:
+                parities.append(measure_parity(reference, runner, batches))
+            except QualityError as error:
+                if not parities:
+                    raise
+                made.leave_out(len(parities), error.found)
     if not parities[0].max_abs_diff <= TOLERANCE:  # also where it is no number
         found = f"probabilities differ from PyTorch's by {parities[0].max_abs_diff:.1e}, tolerance {TOLERANCE:.0e}"
         raise QualityError("trust the exported graph", found, "report this backbone as a bug of tldeploy")
     for at in reversed(range(len(parities))):
         if not math.isfinite(parities[at].max_abs_diff):
-            file = made.files.pop(at)
-            made.runners.pop(at).close()
             parities.pop(at)
-            _delete(file)
-            reason = "its answers are not finite numbers"
-            made.left_out.append(Choice(about=f"variant {file.stem}", value="left out", reason=reason))
+            made.leave_out(at, "its answers are not finite numbers")
     return parities
 
 
@@ -167,13 +187,8 @@ def _refused(entries: Sequence[Entry]) -> list[Choice]:
 def _without_files_of_refused(entries: Sequence[Entry], folder: Path) -> Iterable[Entry]:
     for entry in entries:
         if not entry.kept and entry.file:
-            _delete(folder / entry.file)
+            delete_graph(folder / entry.file)
         yield entry if entry.kept else replace(entry, file=None)
-
-
-def _delete(file: Path) -> None:
-    for part in parts(file):
-        part.unlink(missing_ok=True)
 
 
 def _golden_rows(rows: Rows) -> list[str]:

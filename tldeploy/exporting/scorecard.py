@@ -18,6 +18,7 @@ import numpy as np
 
 from tldeploy.data.rows import Rows
 from tldeploy.exporting.parity import Parity
+from tldeploy.exporting.storage import parts
 from tldeploy.exporting.targets import Place
 from tldeploy.measuring.loading import measure_loading
 from tldeploy.measuring.profiling import profile, provider_shares
@@ -29,7 +30,6 @@ from tldeploy.tasks.metrics import Drop, Metric
 
 GOLDEN_ROWS = 8
 PROFILED_ROWS = 16
-EXTERNAL = ".data"  # what is behind the name of the file that holds weights over 2 GB
 
 
 @dataclass(frozen=True)
@@ -109,12 +109,6 @@ def sample(rows: Rows, task: Classification) -> list[Tensors]:
     """Some of the rows, from everywhere among them, as batches of one."""
     taken = np.linspace(0, len(rows) - 1, min(len(rows), PROFILED_ROWS)).astype(int).tolist()
     return [task.encode([rows.inputs[row]]) for row in taken]
-
-
-def parts(file: Path) -> list[Path]:
-    """The graph's file, and that of its external data if it has one."""
-    external = file.with_name(file.name + EXTERNAL)
-    return [file, external] if external.exists() else [file]
 
 
 def _speeds(
