@@ -15,15 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import ValidationError
+
 from tldeploy import artifacts
 from tldeploy.artifacts import Manifest, fingerprint
 from tldeploy.data.own_files import own_files
 from tldeploy.errors import ArtifactError, UsageError
 from tldeploy.progress import say
-from tldeploy.recipe import Recipe
+from tldeploy.recipe import Export, Recipe
 
 if TYPE_CHECKING:
     from tldeploy.environment import Check
+    from tldeploy.exporting.explain import Explained
     from tldeploy.runtime import Runner
     from tldeploy.triton.keeping import Verified
     from tldeploy.triton.lineage import Trace
@@ -154,18 +157,35 @@ def rank(recipe: RecipeLike, backbones: Sequence[str]) -> list[Candidate]:
     return rank_backbones(recipe, backbones)
 
 
-def export(recipe: RecipeLike, force: bool = False) -> Outcome:
-    """Make the ONNX variants of the tuned network, measure them, and choose one."""
+def export(recipe: RecipeLike, force: bool = False, **overrides: Any) -> Outcome:
+    """Make the ONNX variants of the tuned network, measure them, and choose one.
+
+    overrides: settings of the recipe's export section, for this call only, such as `max_drop=1.0, goal="size"`.
+    Raises UsageError for values that a recipe could not have.
+    """
     recipe = _loaded(recipe)
+    settings = _overridden(recipe.export, overrides)
     tuned, folder = recipe.path("tuned"), recipe.path("onnx")
-    inputs = fingerprint([recipe.section("export"), artifacts.load(tuned, "tune").sha256, *_here()])
+    section = {"export": settings.model_dump(mode="json")}
+    inputs = fingerprint([section, artifacts.load(tuned, "tune").sha256, *_here()])
 
     def run_stage() -> Manifest:
         from tldeploy.exporting.export import export as run_export
 
-        return run_export(recipe.export, tuned, folder, inputs)
+        return run_export(settings, tuned, folder, inputs)
 
     return _unless_current("export", folder, inputs, force, run_stage)
+
+
+def explain(recipe: RecipeLike) -> list[Explained]:
+    """Where time and error sit in fp32 and in each variant whose file is kept, group by group of the network."""
+    from tldeploy.exporting.explain import explain as run_explain
+
+    recipe = _loaded(recipe)
+    tuned, exported = recipe.path("tuned"), recipe.path("onnx")
+    behind = {"tune": artifacts.load(tuned, "tune"), "export": artifacts.load(exported, "export")}
+    _check_lineage(recipe, behind, "explain")
+    return run_explain(behind["export"], exported, tuned)
 
 
 def deploy(recipe: RecipeLike, force: bool = False) -> Outcome:
@@ -332,6 +352,15 @@ def _loaded(recipe: RecipeLike) -> Recipe:
     return recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
 
 
+def _overridden(section: Export, overrides: dict[str, Any]) -> Export:
+    try:
+        return Export.model_validate(section.model_dump() | overrides)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        found = f"{'.'.join(map(str, wrong['loc']))} is {wrong['input']!r}: {wrong['msg']}"
+        raise UsageError("export with these settings", found, "give what `export` may have in a recipe") from None
+
+
 def _unless_current(stage: str, folder: Path, inputs: str, force: bool, work: Callable[[], Manifest]) -> Outcome:
     skipped = not force and artifacts.is_current(folder, stage, inputs)
     outcome = Outcome(stage, folder, skipped, artifacts.load(folder, stage) if skipped else work())
@@ -351,12 +380,12 @@ def _here() -> list[Any]:
     return [__version__, {name: facts[name] for name in ("cpu", "cores", "gpus", "packages")}]
 
 
-def _check_lineage(recipe: Recipe, behind: dict[str, Manifest]) -> None:
+def _check_lineage(recipe: Recipe, behind: dict[str, Manifest], verb: str = "bench") -> None:
     """Raise ArtifactError if a stage was run again and the stages after it were not: figures would be of two models."""
     for kind, parent in (("export", "tune"), ("deploy", "export")):
         if kind in behind and behind[kind].parents[parent] != behind[parent].sha256:
             found = f"the {kind} artifact was made from another {parent} artifact than the one that is there now"
-            raise ArtifactError(f"bench {recipe.name}", found, f"run `tldeploy {kind} {recipe.folder}` first")
+            raise ArtifactError(f"{verb} {recipe.name}", found, f"run `tldeploy {kind} {recipe.folder}` first")
 
 
 def _artifacts_behind_bench(recipe: Recipe) -> list[tuple[str, Path]]:
@@ -389,7 +418,8 @@ def _runners(recipe: Recipe, exported: Manifest) -> Iterator[list[Runner]]:
         if "onnxruntime" in recipe.bench.engines:
             from tldeploy.runtime.onnx import OnnxRunner
 
-            runners += [OnnxRunner(recipe.path("onnx") / v["file"], task) for v in exported.details["variants"]]
+            files = [variant["file"] for variant in exported.details["variants"] if variant["file"]]
+            runners += [OnnxRunner(recipe.path("onnx") / file, task) for file in files]
         if protocols := _served_protocols(recipe):
             from tldeploy.runtime.triton import Client
             from tldeploy.triton.server import Server

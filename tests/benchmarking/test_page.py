@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from tests.benchmarking.conftest import HOSTILE, Job
+from tldeploy.benchmarking.figures import pareto_front
 from tldeploy.benchmarking.tables import methods
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
@@ -75,7 +76,7 @@ def test_nothing_outside_the_file_is_referred_to(page: Page) -> None:
 def test_plotly_is_in_it_once_and_draws_every_plot(job: Job, page: Page) -> None:
     assert job.page.count("plotly.js v") == 1
     drawn = [values["id"] for tag, values in page.elements if "plotly-graph-div" in (values.get("class") or "")]
-    assert drawn == ["plot-latency", "plot-throughput", "plot-tradeoff", "plot-calibration"]
+    assert drawn == ["plot-latency", "plot-throughput", "plot-tradeoff", "plot-variants", "plot-calibration"]
     assert "No method recorded a curve." in job.page
 
 
@@ -124,10 +125,42 @@ def test_the_other_tables_are_the_reports(job: Job, page: Page) -> None:
     assert [[figures[0] for _, figures in row[1:]] for row in page.tables["confusion"][1:]] == report["reported"][
         "confusion"
     ]
-    assert [row[0][0] for row in page.tables["scorecard"][1:]] == ["fp32", "int8-dynamic"]
+    assert [row[0][0] for row in page.tables["scorecard"][1:]] == ["fp32", "fused", "int8-dynamic"]
+    assert [row[-2][0] for row in page.tables["scorecard"][1:]] == ["kept", "refused, deleted", "kept"]
     assert [row[0][0] for row in page.tables["methods"][1:]] == list(report["methods"])
     assert [row[2][0] for row in page.tables["decisions"][1:]] == [choice["reason"] for choice in report["decisions"]]
     assert {row[0][0]: row[1][0] for row in page.tables["lineage"][1:]} == report["parents"]
+
+
+def test_the_scorecard_has_both_speeds_and_what_loading_costs(page: Page) -> None:
+    head, *rows = page.tables["scorecard"]
+    figures = dict(zip((title for title, _ in head), (found for _, found in rows[2]), strict=True))
+    assert figures["times fp32"] == [2.5, 2.4, 2.6]
+    assert figures["times fp32, in batches"] == [2.125, 2.0, 2.25]
+    assert (figures["load ms"], figures["memory MB"]) == ([141.2], [61.25])
+    assert "On the 60 held-out rows, which no choice looked at, int8-dynamic lost +0.20 points" in page.words
+
+
+def test_the_plot_of_the_variants_marks_the_chosen_one_and_says_why_others_were_refused(job: Job) -> None:
+    plot = job.page[job.page.index('id="plot-variants"') :]
+    plot = plot[: plot.index("</script>")]
+    assert '"name":"int8-dynamic, chosen"' in plot
+    assert '"name":"fused, refused"' in plot
+    assert "not surely faster than fp32 \\u0026amp; its like" in plot
+
+
+@pytest.mark.parametrize(
+    ("points", "front"),
+    [
+        ([(5.0, 0.8)], [(5.0, 0.8)]),
+        ([(5.0, 0.8), (2.0, 0.79), (3.0, 0.7)], [(2.0, 0.79), (5.0, 0.8)]),
+        ([(5.0, 0.8), (2.0, 0.8), (2.0, 0.7)], [(2.0, 0.8)]),
+    ],
+)
+def test_on_the_front_are_those_that_no_other_beats(
+    points: list[tuple[float, float]], front: list[tuple[float, float]]
+) -> None:
+    assert pareto_front(points) == front
 
 
 def test_methods_of_another_domain_have_their_score(job: Job) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import fields
 from importlib.resources import files
 from typing import Any
 
@@ -11,6 +12,7 @@ from jsonschema import Draft202012Validator
 from tests.benchmarking.conftest import HOSTILE, Job
 from tests.benchmarking.job import HASHES
 from tldeploy.benchmarking.report import headline, milliseconds, render_table, weakest_class
+from tldeploy.exporting.scorecard import Entry, Speed
 
 SCHEMA: dict[str, Any] = json.loads(
     files("tldeploy.benchmarking").joinpath("report.schema.json").read_text(encoding="utf-8")
@@ -29,6 +31,12 @@ def test_the_report_follows_the_schema(job: Job) -> None:
 def test_the_schema_describes_every_field(job: Job) -> None:
     assert set(SCHEMA["properties"]) == set(job.report)
     assert set(SCHEMA["$defs"]["engine"]["properties"]) == set(job.report["engines"][0])
+    assert set(SCHEMA["properties"]["variants"]["items"]["properties"]) == set(job.report["variants"][2])
+
+
+def test_the_schema_describes_every_field_that_a_variant_gets() -> None:
+    every = {field.name for field in (*fields(Entry), *fields(Speed))} - {"golden", "speed"}
+    assert set(SCHEMA["properties"]["variants"]["items"]["properties"]) == every
 
 
 @pytest.mark.parametrize(
@@ -39,6 +47,9 @@ def test_the_schema_describes_every_field(job: Job) -> None:
         (("engines", 0, "speedup"), 2.0),
         (("engines", 0, "throughput_per_s"), {"many": 3.0}),
         (("parents", "tune"), "not a hash"),
+        (("variants", 2, "throughput_speedup"), 2.1),
+        (("variants", 2, "providers"), {"CPUExecutionProvider": 1.5}),
+        (("held_out",), {"drop": None}),
         (("chosen",), {"variant": "fp32"}),
         (("extra",), 1),
     ],
@@ -77,7 +88,8 @@ def test_the_confusion_matrix_counts_true_classes_by_rows(job: Job) -> None:
 
 
 def test_what_earlier_stages_recorded_is_passed_on(job: Job) -> None:
-    assert [variant["name"] for variant in job.report["variants"]] == ["fp32", "int8-dynamic"]
+    assert [variant["name"] for variant in job.report["variants"]] == ["fp32", "fused", "int8-dynamic"]
+    assert job.report["held_out"]["drop"]["points"] == 0.2
     assert job.report["chosen"] == {"variant": "int8-dynamic", "reasons": ["the fastest within the budget"]}
     assert list(job.report["methods"]) == ["feature-extraction", "fine-tuning"]
     assert [choice["stage"] for choice in job.report["decisions"]] == ["tune", "export", "bench", "bench"]

@@ -5,6 +5,7 @@ from typing import Any
 
 from tldeploy.artifacts import Choice, Manifest
 from tldeploy.cli import show
+from tldeploy.exporting.explain import Explained
 from tldeploy.pipeline import Outcome
 
 
@@ -38,3 +39,67 @@ def test_with_another_domain_the_score_is_shown_and_the_kept_one_marked() -> Non
     assert [row.split("  ")[0] for row in rows] == ["tuned", "moved *", "oracle"]
     assert [row.split()[-2] for row in rows] == ["0.250", "0.500", "1.000]"]
     assert choice == "method: moved (best of two)"
+
+
+def scored(name: str, file: str | None, **measured: Any) -> dict[str, Any]:
+    gain = {"value": 2.0, "low": 1.9, "high": 2.1}
+    return {
+        "name": name,
+        "file": file,
+        "size_bytes": 22_838_692,
+        "parity": {"max_abs_diff": 3.1e-2},
+        "metric": {"value": 0.819, "low": 0.772, "high": 0.865},
+        "drop": {"points": 0.32, "agreement": 0.971},
+        "p50_ms": 2.4,
+        "speedup": gain,
+        "throughput_speedup": gain,
+        "load_ms": 141.2,
+        "memory_mb": 61.25,
+        **measured,
+    }
+
+
+def exported(*variants: dict[str, Any]) -> Outcome:
+    held_out = {
+        "drop": {"points": 0.21, "low": -0.4, "high": 0.8, "rows": 1854},
+        "metric": {"value": 0.8, "low": 0.78, "high": 0.82},
+    }
+    choice = Choice(about="variant", value="int8-dynamic", reason="the fastest")
+    details = {"chosen": "int8-dynamic", "variants": list(variants), "held_out": held_out}
+    manifest = Manifest(kind="export", name="job", inputs="0", decisions=[choice], details=details)
+    return Outcome("export", Path("onnx"), False, manifest)
+
+
+def test_the_scorecard_fits_a_terminal_and_ends_with_the_held_out_figure() -> None:
+    unmeasured = dict.fromkeys(("p50_ms", "speedup", "throughput_speedup", "load_ms", "memory_mb"))
+    shown = show.scorecard(exported(scored("int8-dynamic", "int8-dynamic.onnx"), scored("bf16", None, **unmeasured)))
+    head, _, int8, bf16, final, choice = shown.splitlines()
+    assert max(map(len, (head, int8, bf16, final))) <= 150
+    assert int8.split()[:5] == ["int8-dynamic", "*", "22.8", "3e-02", "0.819"]
+    assert int8.split()[-8:] == ["2.00", "[1.90,", "2.10]", "2.00", "[1.90,", "2.10]", "141", "61"]
+    assert bf16.endswith("97.1"), "what was not measured is left empty"
+    assert final == (
+        "held-out rows: int8-dynamic 0.800 [0.780, 0.820], +0.21 points lost [-0.40, +0.80] on 1854 rows that no "
+        "choice looked at"
+    )
+    assert choice == "variant: int8-dynamic (the fastest)"
+
+
+def test_an_explanation_shows_time_and_error_before_and_after() -> None:
+    where = {"CPUExecutionProvider": 120}
+    before = Explained("fp32", 4.0, {"layer 0": 0.75, "head": 0.25}, {"MatMul": 1.0}, where, {})
+    departures = {"layer 0": 0.031, "head": None}
+    after = Explained("int8", 2.0, {"layer 0": 0.5, "head": 0.5}, {"MatMulInteger": 1.0}, where, departures)
+    assert [line.split() for line in show.explanation([before, after]).splitlines()] == [
+        ["fp32:", "4.00", "ms", "a", "row", "in", "the", "graph;", "120", "nodes", "on", "CPUExecutionProvider"],
+        ["int8:", "2.00", "ms", "a", "row", "in", "the", "graph;", "120", "nodes", "on", "CPUExecutionProvider"],
+        ["group", "fp32", "ms", "fp32", "%", "int8", "ms", "int8", "%", "off", "fp32"],
+        ["-------", "-------", "------", "-------", "------", "--------------"],
+        ["layer", "0", "3.00", "75.0", "1.00", "50.0", "3.1%"],
+        ["head", "1.00", "25.0", "1.00", "50.0", "not", "comparable"],
+        ["operator", "fp32", "ms", "fp32", "%", "int8", "ms", "int8", "%"],
+        ["-------------", "-------", "------", "-------", "------"],
+        ["MatMulInteger", "2.00", "100.0"],
+        ["MatMul", "4.00", "100.0"],
+    ]
+    assert "int8" not in show.explanation([before])

@@ -68,7 +68,7 @@ def test_a_folder_of_images_becomes_a_recipe_that_can_be_tuned(here: Path) -> No
     assert (recipe.data.file, recipe.backbone.source) == ("../../My squares", "../../backbone")
     assert (recipe.backbone.image_size, recipe.backbone.resize) == (32, "squash")
     assert (recipe.tune.epochs, recipe.tune.batch_size, recipe.tune.learning_rate) == (20, 8, 1e-3)
-    assert (recipe.export.variants, recipe.data.broken) == (["fp32"], "refuse")
+    assert (recipe.export.variants, recipe.data.broken) == (None, "refuse")
     assert '"blue" 30 (33.3%), "green" 30 (33.3%), "red" 30 (33.3%)' in text
     assert "90 images. No image occurs twice." in text
     assert "90 images were measured: JPEG 45, PNG 45; the median is 3" in text
@@ -202,11 +202,11 @@ def test_small_images_are_enlarged_no_more_than_helps(size: tuple[int, int], ima
     assert said in text
 
 
-def test_a_vision_transformer_keeps_its_size_and_all_variants() -> None:
+def test_a_vision_transformer_keeps_its_size() -> None:
     put_images("photos", {"cat": 5, "dog": 5}, (28, 28))
     recipe, _, text = drafted(draft.init("photos", put_backbone(VIT)))
     assert (recipe.backbone.image_size, recipe.tune.learning_rate) == (224, 5e-5)
-    assert recipe.export.variants == ["fp32", "fused", "int8-dynamic"]
+    assert recipe.export.variants is None, "they are chosen to suit the network"
     assert "a vit may fit no other size" in text
 
 
@@ -228,13 +228,13 @@ def test_long_images_are_squashed_others_prepared_as_the_backbone_was(
 
 
 @pytest.mark.parametrize(
-    ("backbone", "variants", "image_size"),
-    [("microsoft/resnet-50", ["fp32"], 96), (HUB_ID, ["fp32", "fused", "int8-dynamic"], None)],
+    ("backbone", "image_size"),
+    [("microsoft/resnet-50", 96), (HUB_ID, None)],
 )
-def test_of_a_backbone_on_the_hub_the_name_tells(backbone: str, variants: list[str], image_size: int | None) -> None:
+def test_of_a_backbone_on_the_hub_the_name_tells(backbone: str, image_size: int | None) -> None:
     put_images("photos", {"cat": 5, "dog": 5})
     recipe = drafted(draft.init("photos", backbone))[0]
-    assert (recipe.backbone.source, recipe.export.variants) == (backbone, variants)
+    assert (recipe.backbone.source, recipe.export.variants) == (backbone, None)
     assert (recipe.backbone.image_size, recipe.backbone.resize) == (image_size, None)
 
 
@@ -246,7 +246,7 @@ def test_a_file_of_tensors_is_a_backbone(here: Path) -> None:
     put_images("photos", {"cat": 5, "dog": 5})
     save_file(make("vgg", batch_norm=False).state_dict(), here / "net.safetensors")
     recipe, _, text = drafted(draft.init("photos", "net.safetensors"))
-    assert (recipe.backbone.source, recipe.export.variants) == ("../../net.safetensors", ["fp32"])
+    assert (recipe.backbone.source, recipe.export.variants) == ("../../net.safetensors", None)
     assert "by their names and shapes a vgg" in text
     assert (recipe.backbone.image_size, recipe.backbone.resize, recipe.tune.learning_rate) == (96, "crop", 3e-5)
 

@@ -34,13 +34,13 @@ ROWS, HELD_OUT = 200, 1854
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project's recipe, run in an empty folder; only what is measured is cut short."""
+    """The project's recipe, run in an empty folder, with three variants that are all kept; the bench is cut short."""
     folder = tmp_path_factory.mktemp("work") / "models" / NAME
     folder.mkdir(parents=True)
     recipe = (ROOT / "models" / NAME / "recipe.yaml").read_text(encoding="utf-8")
-    (folder / "recipe.yaml").write_text(
-        recipe.replace("bench:\n", f"bench:\n  seconds: 0.3\n  rows: {ROWS}\n"), encoding="utf-8"
-    )
+    recipe = recipe.replace("bench:\n", f"bench:\n  seconds: 0.3\n  rows: {ROWS}\n")
+    three = "export:\n  variants: [fp32, fused, int8-dynamic]\n  keep_all: true\n"
+    (folder / "recipe.yaml").write_text(recipe.replace("export:\n", three), encoding="utf-8")
     stages = [outcome.stage for outcome in pipeline.run(folder)]
     assert stages == ["fetch", "tune", "export", "deploy", "bench"]
     return folder

@@ -15,13 +15,10 @@ from tldeploy.data.rows import Rows
 from tldeploy.errors import QualityError
 from tldeploy.exporting.fusion import fuse
 from tldeploy.exporting.graph import export_graph
-from tldeploy.exporting.parity import TOLERANCE, Parity
-from tldeploy.exporting.scorecard import Entry, _verdict, choose
-from tldeploy.measuring.statistics import Estimate
+from tldeploy.exporting.parity import TOLERANCE
 from tldeploy.runtime.onnx import OnnxRunner
 from tldeploy.runtime.pytorch import TorchRunner
 from tldeploy.tasks import load_task
-from tldeploy.tasks.metrics import Drop, Metric
 from tldeploy.tasks.text_classification import TextClassification
 
 
@@ -29,7 +26,7 @@ from tldeploy.tasks.text_classification import TextClassification
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_project(tmp_path_factory.mktemp("job") / "tiny")
     pipeline.tune(folder)
-    pipeline.export(folder)
+    pipeline.export(folder, variants=["fp32", "fused", "int8-dynamic"], keep_all=True)
     return folder
 
 
@@ -119,7 +116,7 @@ def test_what_cannot_be_fused_is_left_out_with_its_reason(tmp_path: Path) -> Non
     network = DebertaV2Model(DebertaV2Config(vocab_size=64, max_position_embeddings=64, **sizes))
     network.save_pretrained(folder / "backbone")
     pipeline.tune(folder)
-    manifest = pipeline.export(folder).manifest
+    manifest = pipeline.export(folder, variants=["fp32", "fused", "int8-dynamic"]).manifest
     assert [entry["name"] for entry in manifest.details["variants"]] == ["fp32", "int8-dynamic"]
     left_out = next(choice for choice in manifest.decisions if choice.about == "variant fused")
     assert (left_out.value, left_out.reason) == ("left out", "0 of 1 attentions were fused")
@@ -133,36 +130,3 @@ def test_a_baked_in_axis_is_refused(
     monkeypatch.setattr(Network, "forward", lambda self, **inputs: self.head(self.features(**inputs))[:2])
     with pytest.raises(QualityError, match="export with dynamic axes"):
         export_graph(network, task, tmp_path / "graph.onnx", 20, {})
-
-
-def parity(difference: float = 1e-6) -> Parity:
-    return Parity([(1, 7)], difference, difference, 1.0)
-
-
-def drop(points: float) -> Drop:
-    return Drop(points, points - 1, points + 1, 0.99, 279)
-
-
-def entry(name: str, points: float, faster: Estimate, difference: float = 1e-6) -> Entry:
-    kept, reason = _verdict(name, parity(difference), drop(points), faster, 0.5)
-    metric = Metric("weighted_f1", 0.8, 0.75, 0.85, 279)
-    return Entry(name, f"{name}.onnx", 1, parity(difference), metric, drop(points), 1.0, faster, kept, reason, [])
-
-
-FP32 = entry("fp32", 0, Estimate(1, 1, 1))
-
-
-@pytest.mark.parametrize(
-    ("other", "chosen", "said"),
-    [
-        (entry("int8-dynamic", 0.4, Estimate(1.9, 1.8, 2.0)), "int8-dynamic", "1.90 [1.80, 2.00] times as fast"),
-        (entry("int8-dynamic", 0.6, Estimate(1.9, 1.8, 2.0)), "fp32", "the budget is 0.5"),
-        (entry("int8-dynamic", -0.2, Estimate(1.05, 0.98, 1.1)), "fp32", "not surely faster"),
-        (entry("int8-dynamic", 0.1, Estimate(0.6, 0.5, 0.7)), "fp32", "not surely faster: 0.60"),
-        (entry("fused", 0.0, Estimate(1.2, 1.1, 1.3), difference=1e-3), "fp32", "differs from PyTorch by 1.0e-03"),
-    ],
-)
-def test_a_variant_is_chosen_only_if_it_earns_it(other: Entry, chosen: str, said: str) -> None:
-    choice = choose([FP32, other])
-    assert choice.value == chosen
-    assert said in choice.reason

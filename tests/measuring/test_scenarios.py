@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from tests.engine import Engine
 from tldeploy.errors import QualityError, RequestError
-from tldeploy.measuring.scenarios import ROUNDS, closed_loop, single_stream
+from tldeploy.measuring.scenarios import ROUNDS, closed_loop, offline, single_stream
+from tldeploy.measuring.statistics import speedup
 
 ROWS = [str(number) for number in range(50)]
 
@@ -126,3 +127,88 @@ def test_an_error_in_one_client_surfaces_and_stops_the_others(after: int) -> Non
 
     with pytest.raises(RequestError, match="its worker is dead"):
         closed_loop([Dying("a", lambda n: 0, lambda n: 0.001)], ROWS, [4], 60, "test")
+
+
+def batches_of(seen: list[tuple[str, list[str]]], name: str) -> list[list[str]]:
+    return [rows for engine, rows in seen if engine == name]
+
+
+class BatchWitness(Engine):
+    """Writes down every batch, in a list that all engines share."""
+
+    def __init__(self, name: str, seen: list[tuple[str, list[str]]]) -> None:
+        super().__init__(name, lambda number: 0)
+        self.seen = seen
+
+    def predict(self, rows: Sequence[str]) -> NDArray[np.float32]:
+        self.seen.append((self.name, list(rows)))
+        return super().predict(rows)
+
+
+def test_offline_sends_every_row_once_in_batches_of_similar_lengths() -> None:
+    seen: list[tuple[str, list[str]]] = []
+    lengths = [(7 * number) % 50 for number in range(50)]
+    run = offline([BatchWitness(name, seen) for name in "ab"], ROWS, lengths, "test")
+    assert run.batch_rows.tolist() == [8] * 6 + [2]
+    for name in "ab":
+        batches = [rows for rows in batches_of(seen, name) if len(rows) > 1]
+        sent = [lengths[int(row)] for rows in batches for row in rows]
+        assert sent == sorted(lengths), "from the shortest to the longest, each once"
+        kept = sum(len(rows) == 1 for rows in batches_of(seen, name))
+        assert kept == run.block[-1] + 1, "and one row a turn that is not kept"
+
+
+def test_offline_keeps_the_order_of_rows_without_a_length() -> None:
+    seen: list[tuple[str, list[str]]] = []
+    offline([BatchWitness("a", seen)], ROWS, None, "test")
+    assert [row for rows in batches_of(seen, "a") if len(rows) > 1 for row in rows] == ROWS
+
+
+def test_offline_blocks_interleave_the_engines_in_an_order_drawn_anew() -> None:
+    seen: list[tuple[str, list[str]]] = []
+    offline([BatchWitness(name, seen) for name in "abc"], ROWS * 8, None, "test")
+    turns = [name for name, rows in seen if len(rows) == 1]
+    orders = {"".join(turns[start : start + 3]) for start in range(0, len(turns), 3)}
+    assert len(turns) == 3 * 20
+    assert {"".join(sorted(order)) for order in orders} == {"abc"}
+    assert len(orders) == 6
+
+
+def test_the_speedup_of_batches_is_the_ratio_of_what_they_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that only engines move: one needs 1 ms a row, the other 3."""
+    clock = Clock()
+    monkeypatch.setattr("tldeploy.measuring.scenarios.time", clock)
+    run = offline([Timed("quick", clock, 0.001), Timed("slow", clock, 0.003)], ROWS, None, "test")
+    assert run.rows_per_s(0) == pytest.approx(1000)
+    assert run.rows_per_s(1) == pytest.approx(1000 / 3)
+    found = speedup(run.batch_ms[0], run.batch_ms[1], run.block)
+    assert (found.value, found.low, found.high) == pytest.approx((3, 3, 3))
+
+
+class Clock:
+    """Stands where `time` does."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now_s
+
+
+class Timed(Engine):
+    def __init__(self, name: str, clock: Clock, row_s: float) -> None:
+        super().__init__(name, lambda number: 0)
+        self.clock, self.row_s = clock, row_s
+
+    def predict(self, rows: Sequence[str]) -> NDArray[np.float32]:
+        self.clock.now_s += self.row_s * len(rows)
+        return super().predict(rows)
+
+
+def test_answers_that_are_not_numbers_are_counted_where_they_are_not_refused() -> None:
+    class Overflowing(Engine):
+        def predict(self, rows: Sequence[str]) -> NDArray[np.float32]:
+            return super().predict(rows) * (np.nan if rows in (["7"], ["9"]) else 1)
+
+    engines = [Engine("whole", lambda n: 0), Overflowing("half", lambda n: 0)]
+    assert single_stream(engines, ROWS, 3, "test", refuse=False).not_finite == [0, 2]

@@ -6,6 +6,8 @@ Backgrounds are transparent and inks are left to report.css, so that one figure 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from html import escape
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ _HUES: Mapping[str, Sequence[str]] = {
     "onnxruntime": ("#86b6e8", "#4f8edb", "#2f6bd0", "#6f7fe0"),
     "triton": ("#e8833a", "#d0507f", "#b98a1d"),
 }
+_VARIANTS = ("#8b8f98", "#2f6bd0", "#e8833a", "#d0507f", "#2a9d73", "#b98a1d", "#6f7fe0", "#86b6e8")
 
 
 def draw(report: Report, single: SingleStream) -> dict[str, str]:
@@ -34,6 +37,8 @@ def draw(report: Report, single: SingleStream) -> dict[str, str]:
     }
     if any(report["curves"].values()):
         figures["curves"] = _learning(report)
+    if any(variant.get("p50_ms") for variant in report["variants"]):
+        figures["variants"] = _variants(report)
     config = {"displayModeBar": False, "responsive": True}
     return {
         name: figure.to_html(full_html=False, include_plotlyjs=False, div_id=f"plot-{name}", config=config)
@@ -144,6 +149,56 @@ def _learning(report: Report) -> Any:
                 line={"width": 2, "color": _HUES["onnxruntime"][at % 4]},
             )
     return figure
+
+
+def _variants(report: Report) -> Any:
+    """The task metric against the latency of the graphs; a line joins those that no other beats in both.
+
+    The chosen one is a star, the kept ones are full, the refused ones hollow, with their reason under the pointer.
+    """
+    measured = [found for found in report["variants"] if found.get("p50_ms") and found.get("metric")]
+    metric = metric_words(report["engines"][0]["metric"]["name"])
+    axes: dict[str, Any] = {"x": {"rangemode": "tozero"}, "y": {"tickformat": ".3f"}}
+    figure = _figure("p50 of one row, ms", f"{metric}, validation rows", **axes)
+    front = pareto_front([(found["p50_ms"], found["metric"]["value"]) for found in measured])
+    figure.add_scatter(
+        x=[ms for ms, _ in front],
+        y=[score for _, score in front],
+        mode="lines",
+        name="none is both faster and better",
+        line={"color": "#8b8f98", "dash": "dot", "shape": "hv"},
+        hoverinfo="skip",
+    )
+    chosen = report["chosen"]["variant"]
+    for at, found in enumerate(measured):
+        symbol = "star" if found["name"] == chosen else "circle" if found.get("kept") else "circle-open"
+        became = "chosen" if found["name"] == chosen else "kept" if found.get("kept") else "refused"
+        score = found["metric"]
+        figure.add_scatter(
+            x=[found["p50_ms"]],
+            y=[score["value"]],
+            name=f"{found['name']}, {became}",
+            mode="markers",
+            marker={"symbol": symbol, "size": 16 if symbol == "star" else 12, "color": _VARIANTS[at % len(_VARIANTS)]},
+            error_y={
+                "array": [score["high"] - score["value"]],
+                "arrayminus": [score["value"] - score["low"]],
+                "thickness": 1.2,
+                "width": 4,
+            },
+            customdata=["<br>".join(wrap(escape(found.get("reason") or ""), 60))],
+            hovertemplate=f"{metric} %{{y:.3f}} at %{{x:.2f}} ms<br>%{{customdata}}",
+        )
+    return figure
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of (latency, metric) pairs those that none beats in one and equals in the other, from the fastest on."""
+    front: list[tuple[float, float]] = []
+    for latency, metric in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or metric > front[-1][1]:
+            front.append((latency, metric))
+    return front
 
 
 def _metric_against_latency(report: Report, colours: dict[str, str]) -> Any:

@@ -27,7 +27,10 @@ TABLES = (
 
 # What happens to a row before the network, which every engine's latency includes.
 PREPARING = {"text-classification": "tokenizing the text", "image-classification": "decoding the image"}
-NO_CURVES = "<p>No method recorded a curve.</p>"
+INSTEAD = {
+    "curves": "<p>No method recorded a curve.</p>",
+    "variants": "<p>The speed of the graphs was not measured.</p>",
+}
 
 
 def _calibration(report: Report) -> str:
@@ -42,6 +45,17 @@ def _calibration(report: Report) -> str:
     )
 
 
+def _held_out(report: Report) -> str:
+    """What the choice cost on rows that it did not look at, in a sentence."""
+    if not (found := report["held_out"]):
+        return ""
+    drop, who = found["drop"], report["chosen"]["variant"]
+    return (
+        f"On the {drop['rows']:,} held-out rows, which no choice looked at, {who} lost {drop['points']:+.2f} points "
+        f"[{drop['low']:+.2f}, {drop['high']:+.2f}] against fp32."
+    )
+
+
 def render_page(report: Report, single: SingleStream) -> str:
     """The whole of report.html."""
     from plotly.offline import get_plotlyjs
@@ -50,7 +64,8 @@ def render_page(report: Report, single: SingleStream) -> str:
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in report["chosen"]["reasons"])
     return Template(package.joinpath("page.html").read_text(encoding="utf-8")).substitute(
         {table.__name__: table(report) for table in TABLES},
-        **{f"plot_{name}": plot for name, plot in {"curves": NO_CURVES, **figures.draw(report, single)}.items()},
+        **{f"plot_{name}": plot for name, plot in {**INSTEAD, **figures.draw(report, single)}.items()},
+        held_out=escape(_held_out(report)),
         calibration=escape(_calibration(report)),
         css=package.joinpath("report.css").read_text(encoding="utf-8"),
         plotly=get_plotlyjs(),

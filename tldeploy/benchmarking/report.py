@@ -75,6 +75,7 @@ def build_report(
         "reported": _reported(engine, task, measured, predicted),
         "variants": by_kind["export"].details["variants"],
         "chosen": _chosen(by_kind["export"]),
+        "held_out": by_kind["export"].details.get("held_out"),
         "methods": by_kind["tune"].metrics,
         "calibration": by_kind["tune"].details.get("calibration"),
         "curves": by_kind["tune"].details.get("curves", {}),

@@ -41,6 +41,9 @@ def scorecard(report: Report) -> str:
         "MB",
         "p50 ms",
         "times fp32",
+        "times fp32, in batches",
+        "load ms",
+        "memory MB",
         metric,
         "points lost",
         "labels as fp32",
@@ -54,11 +57,14 @@ def scorecard(report: Report) -> str:
             number(variant.get("size_bytes"), lambda size: f"{size / 1e6:.1f}"),
             number(variant.get("p50_ms"), milliseconds),
             _estimate(variant.get("speedup"), "value", ".2f"),
+            _estimate(variant.get("throughput_speedup"), "value", ".2f"),
+            number(variant.get("load_ms"), milliseconds),
+            number(variant.get("memory_mb"), ".1f"),
             _estimate(variant.get("metric"), "value", ".3f"),
             _estimate(variant.get("drop"), "points", "+.2f"),
             number((variant.get("drop") or {}).get("agreement"), ".1%"),
             number((variant.get("parity") or {}).get("max_abs_diff"), ".1e"),
-            EMPTY if variant.get("kept") is None else words("kept" if variant["kept"] else "dropped"),
+            EMPTY if variant.get("kept") is None else words(_became(variant)),
             words(variant.get("reason") or ""),
         ]
         for variant in report["variants"]
@@ -120,6 +126,11 @@ def environment(report: Report) -> str:
 def lineage(report: Report) -> str:
     rows = [[words(kind), words(digest)] for kind, digest in report["parents"].items()]
     return table("lineage", ["artifact", "sha256 of its manifest"], rows)
+
+
+def _became(variant: dict[str, Any]) -> str:
+    """Refused ones are deleted unless they were to be kept."""
+    return "kept" if variant["kept"] else "refused" if variant.get("file") else "refused, deleted"
 
 
 def _percentile(engine: dict[str, Any], name: str) -> Cell:

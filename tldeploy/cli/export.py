@@ -7,27 +7,51 @@ import click
 from tldeploy.cli import show
 from tldeploy.cli.show import force_option, json_option, recipe_argument
 
+TARGETS = ["cpu", "cuda", "tensorrt", "openvino"]
+GOALS = ["latency", "throughput", "size"]
+
 
 @click.command("export")
 @recipe_argument
+@click.option("--max-drop", type=click.FloatRange(0, 100), help="Points of the task metric that a variant may lose.")
+@click.option("--target", type=click.Choice(TARGETS), help="What will run the graph.")
+@click.option("--goal", type=click.Choice(GOALS), help="What a variant must be better than fp32 in.")
+@click.option("--keep-all", is_flag=True, default=None, help="Keep the files of variants that were refused too.")
+@click.option("--explain", is_flag=True, help="Print where time and error sit, before and after, by groups of layers.")
 @force_option
 @json_option
-def command(recipe: str, force: bool, as_json: bool) -> None:
+def command(
+    recipe: str,
+    max_drop: float | None,
+    target: str | None,
+    goal: str | None,
+    keep_all: bool | None,
+    explain: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
     """Make the ONNX variants of the tuned network, measure each, and choose one under the accuracy budget.
+
+    --max-drop, --target, --goal and --keep-all stand in for the recipe's `export` settings, for this call only.
 
     \b
     Examples:
       tldeploy export models/review-sentiment
-      tldeploy export models/review-sentiment --force --json
+      tldeploy export models/review-sentiment --max-drop 0.2 --goal throughput
+      tldeploy export models/review-sentiment --keep-all --explain
     """
     from tldeploy import pipeline
 
-    outcome = pipeline.export(recipe, force)
+    given = {"max_drop": max_drop, "target": target, "goal": goal, "keep_all": keep_all}
+    overrides = {name: value for name, value in given.items() if value is not None}
+    outcome = pipeline.export(recipe, force, **overrides)
+    explained = pipeline.explain(recipe) if explain else []
     if as_json:
         details = outcome.manifest.details
-        show.print_json(
-            show.outcome_json(outcome) | {"chosen": details["chosen"], "variants": details["variants"]},
-        )
-    else:
-        print(show.scorecard(outcome))
-        print(f"next: tldeploy deploy {recipe}")
+        told = {name: details[name] for name in ("chosen", "target", "goal", "variants", "held_out")}
+        show.print_json(show.outcome_json(outcome) | told | {"explained": [found.as_json() for found in explained]})
+        return
+    print(show.scorecard(outcome))
+    if explained:
+        print(f"\n{show.explanation(explained)}\n")
+    print(f"next: tldeploy deploy {recipe}")

@@ -17,6 +17,7 @@ LOGME = (
 )
 
 if TYPE_CHECKING:
+    from tldeploy.exporting.explain import Explained
     from tldeploy.pipeline import Outcome
     from tldeploy.tuning.candidates import Candidate
     from tldeploy.tuning.search import Searched
@@ -73,23 +74,75 @@ def methods(outcome: Outcome) -> str:
 
 
 def scorecard(outcome: Outcome) -> str:
-    """The variants, and which one was chosen."""
+    """The variants, which one was chosen, and what it lost on the held-out rows."""
     details = outcome.manifest.details
     rows = [
         [
             f"{entry['name']}{' *' if entry['name'] == details['chosen'] else ''}",
             f"{entry['size_bytes'] / 1e6:.1f}",
-            f"{entry['parity']['max_abs_diff']:.1e}",
+            f"{entry['parity']['max_abs_diff']:.0e}",
             interval(entry["metric"]),
             f"{entry['drop']['points']:+.2f}",
             f"{100 * entry['drop']['agreement']:.1f}",
-            f"{entry['p50_ms']:.2f}",
-            f"{entry['speedup']['value']:.2f} [{entry['speedup']['low']:.2f}, {entry['speedup']['high']:.2f}]",
+            _figure(entry["p50_ms"], ".2f"),
+            _gain(entry["speedup"]),
+            _gain(entry["throughput_speedup"]),
+            _figure(entry["load_ms"], ".0f"),
+            _figure(entry["memory_mb"], ".0f"),
         ]
         for entry in details["variants"]
     ]
-    head = ["variant", "MB", "parity", "validation", "points lost", "% same labels", "p50 ms", "x fp32 [95 %]"]
-    return f"{aligned(head, rows)}\n{reasons(outcome)}"
+    head = ["variant", "MB", "parity", "validation", "points lost", "% same", "p50 ms", "x fp32 [95 %]"]
+    head += ["x in batches", "load ms", "RAM MB"]
+    drop, metric = details["held_out"]["drop"], details["held_out"]["metric"]
+    final = (
+        f"held-out rows: {details['chosen']} {interval(metric)}, {drop['points']:+.2f} points lost "
+        f"[{drop['low']:+.2f}, {drop['high']:+.2f}] on {drop['rows']} rows that no choice looked at"
+    )
+    return f"{aligned(head, rows)}\n{final}\n{reasons(outcome)}"
+
+
+def explanation(explained: Sequence[Explained]) -> str:
+    """Time and error of fp32 and of each variant, a table each: before and after."""
+    before, *others = explained
+    return "\n\n".join(_before_and_after(before, after) for after in others or [before])
+
+
+def _before_and_after(before: Explained, after: Explained) -> str:
+    both = [before, after] if after is not before else [before]
+    head = [*(f"{found.variant} {unit}" for found in both for unit in ("ms", "%"))]
+    groups = [
+        [
+            group,
+            *(text for found in both for text in _share(found, found.groups[group])),
+            *(_figure(found.departures[group], ".2g") or "not comparable" for found in both[1:]),
+        ]
+        for group in before.groups
+    ]
+    names = dict.fromkeys(name for found in reversed(both) for name in found.operators)
+    operators = [
+        [name, *(text for found in both for text in _share(found, found.operators.get(name)))] for name in names
+    ]
+    where = [
+        f"{found.variant}: {found.ms:.2f} ms a row in the graph; "
+        + ", ".join(f"{count} nodes on {provider}" for provider, count in found.nodes.items())
+        for found in both
+    ]
+    tables = [aligned(["group", *head, *(["off fp32"] if len(both) > 1 else [])], groups)]
+    tables += [aligned(["operator", *head], operators[:TOP])]
+    return "\n".join([*where, *tables])
+
+
+def _share(found: Explained, share: float | None) -> tuple[str, str]:
+    return ("", "") if share is None else (f"{share * found.ms:.2f}", f"{100 * share:.1f}")
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _gain(found: Mapping[str, float] | None) -> str:
+    return "" if found is None else f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
 
 
 def trials(searched: Searched) -> str:

@@ -105,7 +105,7 @@ class ImageBackbone:
     def settings(self, splits: Splits) -> list[Choice]:
         rows = [*splits.train.inputs, *splits.validation.inputs, *splits.test.inputs]
         pictures = Pictures.of(rows)
-        return [*self._backbone(pictures), *self._tune(splits, pictures), *self._export()]
+        return [*self._backbone(pictures), *self._tune(splits, pictures), budget()]
 
     def _backbone(self, pictures: Pictures) -> list[Choice]:
         formats = ", ".join(f"{name} {count:,}" for name, count in pictures.formats.items())
@@ -173,14 +173,6 @@ class ImageBackbone:
     @property
     def _is_convolutional(self) -> bool:
         return self.kind in CONVOLUTIONAL or (not self.kind and bool(CONVOLUTIONAL_NAME.search(self.source)))
-
-    def _export(self) -> list[Choice]:
-        if not self._is_convolutional:
-            return [budget()]
-        it = f"a {self.kind}" if self.kind else "by its name this"
-        reason = f"{it} is made of convolutions: onnxruntime computes them slower in int8-dynamic than in fp32, and "
-        reason += "fused joins parts of transformers."
-        return [Choice(about="export.variants", value=["fp32"], reason=reason)]
 
 
 def _width(config: Mapping[str, Any]) -> int | None:

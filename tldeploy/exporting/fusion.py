@@ -14,6 +14,7 @@ import onnx
 import onnx_ir
 
 from tldeploy.errors import QualityError
+from tldeploy.exporting.storage import external
 
 ATTENTION = {"Attention", "MultiHeadAttention"}
 
@@ -44,7 +45,7 @@ def fuse(source: Path, target: Path, expected_attentions: int) -> FusionAudit:
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     model = onnx_ir.load(source)
     optimize_for_ort(model)
-    onnx_ir.save(model, target)
+    onnx_ir.save(model, target, external_data=external(target).name if external(source).exists() else None)
     operators = Counter(node.op_type for node in onnx.load(target).graph.node if node.domain == "com.microsoft")
     attentions = sum(operators[name] for name in ATTENTION)
     if attentions < expected_attentions:

@@ -17,9 +17,12 @@ from torch import Tensor, nn
 from tldeploy.backbones.network import Network
 from tldeploy.errors import QualityError
 from tldeploy.exporting.places import name_by_place
+from tldeploy.exporting.soundness import check_operators, check_weights
+from tldeploy.exporting.storage import save_graph
 from tldeploy.tasks.classification import Classification, Tensors
 
 IR_VERSION = 10  # what opset 20 came with, and what Triton's onnxruntime reads
+OTHER_BACKBONE = "this architecture needs its own export; use another backbone"
 
 
 class _Served(nn.Module):
@@ -36,23 +39,28 @@ class _Served(nn.Module):
 def export_graph(network: Network, task: Classification, path: Path, opset: int, metadata: Mapping[str, str]) -> None:
     """Write `network` as one ONNX file: the task's inputs, and float32 [batch, classes] probabilities.
 
-    Raises QualityError when a dynamic axis did not survive the export.
+    Raises QualityError when a dynamic axis did not survive the export, when a weight is no number, or when onnxruntime
+    lacks an operator.
     """
+    check_weights(network)
     # A wrapper is born in training mode: without eval() here, dropout would be on again.
     served = _Served(network, task.inputs).eval()
     sample = task.sample()
     axes = {at: torch.export.Dim(name) for at, name in enumerate(task.axes)}
-    with _quiet():
-        program = torch.onnx.export(
-            served,
-            tuple(torch.from_numpy(sample[name]) for name in task.inputs),
-            input_names=list(task.inputs),
-            output_names=[task.output],
-            dynamic_shapes={"tensors": (axes,) * len(task.inputs)},
-            dynamo=True,
-            opset_version=opset,
-            verbose=False,
-        )
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                served,
+                tuple(torch.from_numpy(sample[name]) for name in task.inputs),
+                input_names=list(task.inputs),
+                output_names=[task.output],
+                dynamic_shapes={"tensors": (axes,) * len(task.inputs)},
+                dynamo=True,
+                opset_version=opset,
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise QualityError("export the network", _why(error), f"{OTHER_BACKBONE}, or another opset") from error
     if program is None:
         raise QualityError("export the network", "torch.onnx gave no program", "use another opset")
     model = program.model_proto
@@ -62,7 +70,8 @@ def export_graph(network: Network, task: Classification, path: Path, opset: int,
         del part.metadata_props[:]
     onnx.helper.set_model_props(model, dict(metadata))
     _check_axes(model, task, sample)
-    onnx.save(model, path)
+    save_graph(model, path)
+    check_operators(path)
 
 
 def metadata(task: Classification, tuned_sha256: str, version: str) -> dict[str, str]:
@@ -79,8 +88,14 @@ def _check_axes(model: onnx.ModelProto, task: Classification, sample: Tensors) -
         for value in (*model.graph.input, *model.graph.output)
     }
     if found != expected:
-        fix = "this architecture needs its own export; use another backbone"
-        raise QualityError("export with dynamic axes", f"the graph has {found}, expected {expected}", fix)
+        raise QualityError("export with dynamic axes", f"the graph has {found}, expected {expected}", OTHER_BACKBONE)
+
+
+def _why(error: BaseException) -> str:
+    """What torch.onnx met, below the pages of advice that it wraps it in."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 @contextlib.contextmanager

@@ -1,7 +1,10 @@
-"""The scorecard: every variant measured on the same validation rows in one interleaved run, and the one to serve.
+"""The scorecard: every variant measured on the same validation rows in one interleaved run.
 
-A variant earns its place if its float graph agrees with PyTorch, its task metric is within the budget of fp32's, and it
-is faster than fp32 in this run. Of those that do, the fastest is chosen; where none does, fp32.
+1. One row at a time, which gives the answers that are scored and the latency; then batches of similar lengths.
+2. Loading, in processes of their own.
+3. A profile of each session: which provider really computed.
+
+What follows from it, selection.py says.
 """
 
 from __future__ import annotations
@@ -11,99 +14,123 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tldeploy.artifacts import Choice
+import numpy as np
+
 from tldeploy.data.rows import Rows
-from tldeploy.exporting.parity import TOLERANCE, Parity
-from tldeploy.exporting.variants import REFERENCE, VARIANTS
-from tldeploy.measuring.scenarios import single_stream
+from tldeploy.exporting.parity import Parity
+from tldeploy.exporting.storage import parts
+from tldeploy.exporting.targets import Place
+from tldeploy.measuring.loading import measure_loading
+from tldeploy.measuring.profiling import profile, provider_shares
+from tldeploy.measuring.scenarios import SingleStream, offline, single_stream
 from tldeploy.measuring.statistics import Estimate, quantiles, speedup
 from tldeploy.runtime.onnx import OnnxRunner
-from tldeploy.tasks.classification import Classification
+from tldeploy.tasks.classification import Classification, Tensors
 from tldeploy.tasks.metrics import Drop, Metric
 
 GOLDEN_ROWS = 8
+PROFILED_ROWS = 16
+
+
+@dataclass(frozen=True)
+class Speed:
+    """p50_ms, speedup: one row at a time, tokenizing or decoding it included. rows_per_s, throughput_speedup: all rows
+    in batches of eight. Both speed-ups are over fp32. load_ms, memory_mb: see measuring/loading.py."""
+
+    p50_ms: float
+    speedup: Estimate
+    rows_per_s: float
+    throughput_speedup: Estimate
+    load_ms: float
+    memory_mb: float
 
 
 @dataclass(frozen=True)
 class Entry:
     """One variant's row of the scorecard. metric, drop: on validation rows, the drop against fp32.
 
-    p50_ms: one row at a time, tokenizing or decoding it included. speedup: over fp32.
+    file: None once it is deleted. size_bytes: the file, with its external data. not_finite: rows answered with
+    something that is no number. speed: None where the target is not on this machine. providers: the share of the
+    session's time on each. kept: it may be served; reason: why, or why not.
     """
 
     name: str
-    file: str
+    file: str | None
     size_bytes: int
     parity: Parity
     metric: Metric
     drop: Drop
-    p50_ms: float
-    speedup: Estimate
-    kept: bool
-    reason: str
+    not_finite: int
+    speed: Speed | None
+    providers: dict[str, float]
     golden: list[list[float]]
+    kept: bool = False
+    reason: str = ""
 
     def as_json(self) -> dict[str, Any]:
+        """Flat, so that a figure is found by its name alone; the golden samples have a file of their own."""
         everything = asdict(self)
         del everything["golden"]
-        return everything
+        speed = everything.pop("speed") or dict.fromkeys(Speed.__dataclass_fields__)
+        return everything | speed
 
 
 def measure_variants(
-    files: Sequence[Path], parities: Sequence[Parity], task: Classification, rows: Rows, max_drop: float
+    files: Sequence[Path],
+    runners: Sequence[OnnxRunner],
+    parities: Sequence[Parity],
+    task: Classification,
+    rows: Rows,
+    place: Place,
 ) -> list[Entry]:
-    """One entry a file; the first is the fp32 reference. max_drop: points of the task metric."""
-    runners = [OnnxRunner(file, task) for file in files]
-    stream = single_stream(runners, rows.inputs, len(task.labels), "export: variants")
+    """One entry a file; the first is the fp32 reference."""
+    stream = single_stream(runners, rows.inputs, len(task.labels), "export: variants", refuse=False)
     predicted = [task.decode(probabilities) for probabilities in stream.probabilities]
-    entries = []
-    for index, (file, parity) in enumerate(zip(files, parities, strict=True)):
-        drop = task.drop(rows.classes, predicted[0], predicted[index])
-        faster = speedup(stream.latency_ms[index], stream.latency_ms[0], stream.block)
-        kept, reason = _verdict(file.stem, parity, drop, faster, max_drop)
-        entries.append(
-            Entry(
-                name=file.stem,
-                file=file.name,
-                size_bytes=file.stat().st_size,
-                parity=parity,
-                metric=task.measure(rows.classes, predicted[index]),
-                drop=drop,
-                p50_ms=quantiles(stream.latency_ms[index], stream.block, [0.5])[0].value,
-                speedup=faster,
-                kept=kept,
-                reason=reason,
-                golden=stream.probabilities[index][:GOLDEN_ROWS].tolist(),
-            )
+    speeds = [None] * len(files) if place.why_not_there else _speeds(files, runners, task, rows, place, stream)
+    some = sample(rows, task)
+    return [
+        Entry(
+            name=file.stem,
+            file=file.name,
+            size_bytes=sum(part.stat().st_size for part in parts(file)),
+            parity=parity,
+            metric=task.measure(rows.classes, predicted[at]),
+            drop=task.drop(rows.classes, predicted[0], predicted[at]),
+            not_finite=stream.not_finite[at],
+            speed=speeds[at],
+            providers=provider_shares(profile(file, some, place.provider)),
+            golden=stream.probabilities[at][:GOLDEN_ROWS].tolist(),
         )
-    for runner in runners:
-        runner.close()
-    return entries
+        for at, (file, parity) in enumerate(zip(files, parities, strict=True))
+    ]
 
 
-def choose(entries: Sequence[Entry]) -> Choice:
-    """The fastest variant that earned its place, and why."""
-    best = max((entry for entry in entries if entry.kept), key=lambda entry: entry.speedup.value)
-    refused = "; ".join(f"{entry.name}: {entry.reason}" for entry in entries if not entry.kept)
-    if best.name == REFERENCE:
-        reason = f"no other variant is both faster and within the budget ({refused})" if refused else best.reason
-    else:
-        reason = f"the fastest within the budget: {best.reason}" + (f" (refused: {refused})" if refused else "")
-    return Choice(about="variant", value=best.name, reason=reason)
+def sample(rows: Rows, task: Classification) -> list[Tensors]:
+    """Some of the rows, from everywhere among them, as batches of one."""
+    taken = np.linspace(0, len(rows) - 1, min(len(rows), PROFILED_ROWS)).astype(int).tolist()
+    return [task.encode([rows.inputs[row]]) for row in taken]
 
 
-def _verdict(name: str, parity: Parity, drop: Drop, faster: Estimate, max_drop: float) -> tuple[bool, str]:
-    if name == REFERENCE:
-        return True, "the reference that the others are measured against"
-    cost = f"{drop.points:+.2f} points lost [{drop.low:+.2f}, {drop.high:+.2f}] on {drop.rows} validation rows"
-    speed = f"{faster.value:.2f} [{faster.low:.2f}, {faster.high:.2f}] times as fast as fp32"
-    if VARIANTS[name].is_float and parity.max_abs_diff > TOLERANCE:
-        return False, f"differs from PyTorch by {parity.max_abs_diff:.1e}, tolerance {TOLERANCE:.0e}"
-    if drop.points > max_drop:
-        return False, f"{cost}, the budget is {max_drop:g}"
-    if faster.low <= 1:
-        return False, f"not surely faster: {speed}"
-    # Where no row changed, the bootstrap sees no doubt; three in so many rows may still have (the rule of three).
-    largest = max(drop.high, 100 * 3 / drop.rows)
-    doubt = ", though these rows are too few to prove it" if largest > max_drop else ""
-    return True, f"{speed}; {cost}, within the budget of {max_drop:g}{doubt}"
+def _speeds(
+    files: Sequence[Path],
+    runners: Sequence[OnnxRunner],
+    task: Classification,
+    rows: Rows,
+    place: Place,
+    stream: SingleStream,
+) -> list[Speed | None]:
+    # Images have no length, and all of them decoded at once might not fit in memory.
+    lengths = task.examples(rows.inputs).lengths if len(task.axes) > 1 else None
+    batched = offline(runners, rows.inputs, lengths, "export: batches")
+    loadings = measure_loading(files, task.encode(rows.inputs[:1]), place.provider)
+    return [
+        Speed(
+            p50_ms=quantiles(stream.latency_ms[at], stream.block, [0.5])[0].value,
+            speedup=speedup(stream.latency_ms[at], stream.latency_ms[0], stream.block),
+            rows_per_s=batched.rows_per_s(at),
+            throughput_speedup=speedup(batched.batch_ms[at], batched.batch_ms[0], batched.block),
+            load_ms=loading.load_ms,
+            memory_mb=loading.memory_mb,
+        )
+        for at, loading in enumerate(loadings)
+    ]

@@ -11,12 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from tldeploy.artifacts import Choice
+from tldeploy.errors import QualityError
 from tldeploy.exporting.fusion import fuse
+from tldeploy.exporting.precision import make_half
 from tldeploy.exporting.quantization.calibration import covering_batches
 from tldeploy.exporting.quantization.dynamic import DynamicInt8
 from tldeploy.exporting.quantization.search import quantize_within_budget
 from tldeploy.exporting.quantization.static import StaticInt8, scheme_for
+from tldeploy.exporting.quantization.weights import quantize_weights
 from tldeploy.exporting.source import Source
+from tldeploy.exporting.targets import place_for
 
 REFERENCE = "fp32"
 
@@ -71,10 +75,53 @@ def _no_int8_static(source: Source) -> str | None:
     return None
 
 
+def _half(name: str) -> Callable[[Source, Path], dict[str, Any]]:
+    return lambda source, target: {"precision": {name: make_half(source, target, name)}}
+
+
+def _no_half(source: Source) -> str | None:
+    if source.settings.target == "cpu":
+        return "the CPU provider has no half-precision kernels, and casts around each node"
+    if source.settings.target == "openvino":
+        return "OpenVINO chooses the precision itself, from the fp32 graph"
+    return None
+
+
+def _no_bf16(source: Source) -> str | None:
+    if (why := _no_half(source)) is None and source.operators["Conv"]:
+        return "Conv takes bf16 from opset 22 on, and Triton's onnxruntime reads opset 20"
+    return why
+
+
+def _bf16(source: Source, target: Path) -> dict[str, Any]:
+    made = make_half(source, target, "bf16")
+    if why := place_for(source.settings.target, source.graph).why_not_there:
+        off = f"with every tensor rounded to it, probabilities are off by {made['max_abs_diff_to_fp32']:.0e}"
+        found = f"not measured on this machine: the CPU provider has no kernels for it, and {why} ({off})"
+        raise QualityError("make bf16", found, "export on a machine with the GPU that will serve it")
+    return {"precision": {"bf16": made}}
+
+
+def _weights(bits: int) -> Callable[[Source, Path], dict[str, Any]]:
+    return lambda source, target: {
+        "weights": {f"int{bits}-weights": quantize_weights(source.graph, target, bits, source.settings.target)}
+    }
+
+
+def _no_weights(source: Source) -> str | None:
+    if source.settings.target == "tensorrt":
+        return "TensorRT has no operator for products with packed weights"
+    return "only products are packed, not convolutions" if source.is_convolutional else None
+
+
 VARIANTS: dict[str, Variant] = {
     "fused": Variant(_fused, _no_fused, is_float=True),
     "int8-dynamic": Variant(_int8_dynamic, _no_int8_dynamic),
     "int8-static": Variant(_int8_static, _no_int8_static),
+    "int8-weights": Variant(_weights(8), _no_weights),
+    "int4-weights": Variant(_weights(4), _no_weights),
+    "fp16": Variant(_half("fp16"), _no_half),
+    "bf16": Variant(_bf16, _no_bf16),
 }
 
 

@@ -27,10 +27,10 @@ class Export(Section):
     """The ONNX graphs.
 
     variants: those that suit the network, the target and this machine, unless named. target: the execution provider
-    that will run the graph. max_drop: points of the task metric (hundredths) that a variant may lose against fp32.
-    judge_by: the drop as measured, or the upper end of its interval. search_minutes: how long a quantized variant that
-    lost too much may be mended by keeping layers in fp32; 0 for not at all. keep_all: keep the files of variants that
-    were not chosen.
+    that will run the graph. goal: what a variant must be better than fp32 in. max_drop: points of the task metric
+    (hundredths) that a variant may lose against fp32. judge_by: the drop as measured, or the upper end of its
+    interval. search_minutes: how long a quantized variant that lost too much may be mended by keeping layers in fp32;
+    0 for not at all. keep_all: keep the files of variants that were refused too.
     """
 
     variants: list[Variant] | None = Field(default=None, min_length=1)

@@ -9,20 +9,26 @@ from tldeploy.environment import usable_cores
 from tldeploy.errors import ArtifactError, MachineError
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
+    from onnxruntime import InferenceSession, SessionOptions
 
-Provider = Literal["CPUExecutionProvider", "CUDAExecutionProvider"]
+Provider = Literal[
+    "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider", "OpenVINOExecutionProvider"
+]
 
 
-def open_session(model: Path, provider: Provider = "CPUExecutionProvider") -> InferenceSession:
+def open_session(
+    model: Path, provider: Provider = "CPUExecutionProvider", options: SessionOptions | None = None
+) -> InferenceSession:
     """A session whose first provider is verified to be `provider`; it runs on all usable cores.
+
+    options: what a caller wants besides, such as a profile.
 
     Raises MachineError when the provider is not to be had, instead of falling back, ArtifactError for a model that
     onnxruntime cannot read.
     """
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
+    options = options or onnxruntime.SessionOptions()
     options.intra_op_num_threads = usable_cores()
     options.log_severity_level = 3
     if provider != "CPUExecutionProvider":

@@ -1,0 +1,46 @@
+"""What a graph is meant to run on, and whether this machine has it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tldeploy.errors import MachineError
+from tldeploy.recipe.serving import Target
+from tldeploy.runtime.session import Provider, open_session
+
+PROVIDERS: Mapping[Target, Provider] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the variants are run to be measured.
+
+    why_not_there: why it is not where they will be served; their answers are the same here, their speed is not.
+    """
+
+    target: Target
+    provider: Provider
+    why_not_there: str | None = None
+
+
+def place_for(target: Target, graph: Path) -> Place:
+    """The target's own provider if this machine can run `graph` on it, else the CPU."""
+    import onnxruntime
+
+    provider = PROVIDERS[target]
+    why_not = None
+    if provider not in onnxruntime.get_available_providers():
+        why_not = f"this onnxruntime has no {provider}"
+    elif target != "cpu":
+        try:
+            open_session(graph, provider)
+        except MachineError as error:
+            why_not = f"{provider} does not start here: {error.found}"
+    return Place(target, provider) if why_not is None else Place(target, PROVIDERS["cpu"], why_not)

@@ -1,0 +1,75 @@
+"""Where a session spends its time, node by node, and on which execution provider: onnxruntime's own profile."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from numpy.typing import NDArray
+
+from tldeploy.runtime.session import Provider, open_session
+
+KERNEL = "_kernel_time"
+
+
+@dataclass(frozen=True)
+class NodeTime:
+    """One node of the graph as onnxruntime runs it, which is not always one of the file. ms: in a typical run."""
+
+    name: str
+    operator: str
+    provider: str
+    ms: float
+
+
+def profile(
+    graph: Path, batches: Sequence[Mapping[str, NDArray[Any]]], provider: Provider, optimized: Path | None = None
+) -> list[NodeTime]:
+    """Every node that ran, in the order of the first run. optimized: where to write the graph as it is run.
+
+    The first batch is run twice: what is allocated and prepared in a session's first run is not counted.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.enable_profiling = True
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
+    with tempfile.TemporaryDirectory() as folder:
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        session = open_session(graph, provider, options)
+        for batch in (batches[0], *batches):
+            session.run(None, dict(batch))
+        events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    first = next(event for event in events if event["name"] == "model_run")
+    kernels = [
+        event
+        for event in events
+        if event.get("cat") == "Node" and event["name"].endswith(KERNEL) and event["ts"] >= first["ts"] + first["dur"]
+    ]
+    took: defaultdict[tuple[str, str, str], list[float]] = defaultdict(list)
+    for event in kernels:
+        about = event["args"]
+        took[event["name"].removesuffix(KERNEL), about["op_name"], about["provider"]].append(event["dur"] / 1000)
+    # The median, because one stall of the machine is longer than most nodes are; one in a loop runs several times a run.
+    return [NodeTime(*node, median(times) * len(times) / len(batches)) for node, times in took.items()]
+
+
+def shares(nodes: Sequence[NodeTime], keys: Sequence[str]) -> dict[str, float]:
+    """The share of the time that went to the nodes of each key, largest first; they add up to 1. keys: one a node."""
+    spent: defaultdict[str, float] = defaultdict(float)
+    for node, key in zip(nodes, keys, strict=True):
+        spent[key] += node.ms
+    total = sum(spent.values())
+    return {key: ms / total for key, ms in sorted(spent.items(), key=lambda item: -item[1])}
+
+
+def provider_shares(nodes: Sequence[NodeTime]) -> dict[str, float]:
+    """The share of the time on each execution provider."""
+    return shares(nodes, [node.provider for node in nodes])
