@@ -72,7 +72,7 @@ def test_float_graphs_equal_pytorch_at_every_batch_and_length(
 
 
 def test_probabilities_sum_to_one_in_every_variant(project: Path, task: TextClassification, manifest: Manifest) -> None:
-    assert [entry["name"] for entry in manifest.details["variants"]] == ["fp32", "fused", "int8-dynamic"]
+    assert [entry["name"] for entry in manifest.details["variants"]] == ["fp32", "fused", "int8-dynamic", "int8-static"]
     for entry in manifest.details["variants"]:
         probabilities = OnnxRunner(project / "onnx" / entry["file"], task).predict(["great camera", ""])
         np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
@@ -120,7 +120,7 @@ def test_what_cannot_be_fused_is_left_out_with_its_reason(tmp_path: Path) -> Non
     network.save_pretrained(folder / "backbone")
     pipeline.tune(folder)
     manifest = pipeline.export(folder).manifest
-    assert [entry["name"] for entry in manifest.details["variants"]] == ["fp32", "int8-dynamic"]
+    assert [entry["name"] for entry in manifest.details["variants"]] == ["fp32", "int8-dynamic", "int8-static"]
     left_out = next(choice for choice in manifest.decisions if choice.about == "variant fused")
     assert (left_out.value, left_out.reason) == ("left out", "0 of 1 attentions were fused")
     assert not (folder / "onnx" / "fused.onnx").exists()
