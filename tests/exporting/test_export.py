@@ -69,7 +69,7 @@ def test_float_graphs_equal_pytorch_at_every_batch_and_length(
 
 
 def test_probabilities_sum_to_one_in_every_variant(project: Path, task: TextClassification, manifest: Manifest) -> None:
-    assert [entry["name"] for entry in manifest.details["variants"]] == ["fp32", "fused", "int8-dynamic"]
+    assert [entry["name"] for entry in manifest.details["variants"]] == ["fp32", "fused", "int8-dynamic", "int8-static"]
     for entry in manifest.details["variants"]:
         probabilities = OnnxRunner(project / "onnx" / entry["file"], task).predict(["great camera", ""])
         np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)

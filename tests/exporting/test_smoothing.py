@@ -124,7 +124,11 @@ def test_a_transformer_with_a_loud_channel_breaks_in_int8_and_is_mended_by_smoot
     batches = covering_batches(text.task, text.calibration, 96)
 
     def make(graph: Path) -> DynamicInt8 | StaticInt8:
-        return DynamicInt8(graph) if kind == "dynamic" else StaticInt8(graph, batches, Scheme(reduce_range=True))
+        return (
+            DynamicInt8(graph, reduce_range=True)
+            if kind == "dynamic"
+            else StaticInt8(graph, batches, Scheme(reduce_range=True))
+        )
 
     naive = tmp_path / "naive.onnx"
     make(loud.graph).write(naive)

@@ -1,4 +1,4 @@
-"""Small networks with random weights as sources of variants. Their labels are fp32's own answers: it scores 1."""
+"""Small networks that learnt something, as sources of variants; and ways to make them hard to quantize."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from tests.tiny_images import SIZE, write_image_backbone, write_squares
+from tests.tiny_images import COLOURS, SIZE, write_image_backbone, write_squares
 from tests.tiny_project import write_backbone, write_reviews
 from tldeploy.backbones.checkpoints import load_weights
 from tldeploy.backbones.network import ImageNetwork, Network, TextNetwork
@@ -28,24 +28,26 @@ from tldeploy.tasks.image_classification import ImageClassification
 from tldeploy.tasks.pixels import ImageEncoder
 from tldeploy.tasks.text_classification import TextClassification
 
+COLOUR_NAMES = sorted(COLOURS)
 LABELS = ["negative", "neutral", "positive"]
 CALIBRATION = 96
 
 
-def text_source(folder: Path, settings: Export | None = None) -> Source:
-    """A BERT of two layers; 96 rows to calibrate, 200 to choose by."""
-    write_backbone(folder / "backbone")
+def text_source(folder: Path, settings: Export | None = None, layers: int = 2) -> Source:
+    """A BERT that answers from its first token, so that attention matters; 96 rows to learn from, 200 to choose by."""
+    write_backbone(folder / "backbone", layers)
     tokenizer = folder / "backbone" / "tokenizer.json"
     encoder = TextEncoder.from_file(tokenizer, {"max_length": 32, "pad_id": 0})
     with write_reviews(folder / "reviews.csv", 296).open(encoding="utf-8") as stream:
-        texts = [row["text"] for row in csv.DictReader(stream)]
+        reviews = [(row["text"], row["label"]) for row in csv.DictReader(stream)]
     torch.manual_seed(1)
-    network = TextNetwork(load_weights(str(folder / "backbone"), None, "test"), "mean", len(LABELS))
-    return _source(folder, network, TextClassification(LABELS, encoder, tokenizer), texts, "text", settings)
+    network = TextNetwork(load_weights(str(folder / "backbone"), None, "test"), "cls", len(LABELS))
+    rows = Rows([text for text, _ in reviews], np.array([LABELS.index(label) for _, label in reviews]))
+    return _source(folder, network, TextClassification(LABELS, encoder, tokenizer), rows, settings)
 
 
 def image_source(folder: Path, settings: Export | None = None) -> Source:
-    """A ResNet of two stages; 96 images to calibrate, 24 to choose by."""
+    """A ResNet of two stages; 96 images to learn from, 24 to choose by."""
     write_image_backbone(folder / "backbone")
     write_squares(folder / "squares")
     paths = sorted(str(path) for path in (folder / "squares").rglob("*.*"))
@@ -54,28 +56,29 @@ def image_source(folder: Path, settings: Export | None = None) -> Source:
     normalisation = {"mean": [0.5] * 3, "std": [0.5] * 3, "rescale_factor": 1 / 255, "channels": "rgb"}
     network = ImageNetwork(load_weights(str(folder / "backbone"), None, "test"), normalisation, len(LABELS))
     task = ImageClassification(LABELS, ImageEncoder(image_size=SIZE, resize="squash"))
-    return _source(folder, network, task, paths, "image", settings)
+    classes = np.array([COLOUR_NAMES.index(Path(path).parent.name) for path in paths])
+    return _source(folder, network, task, Rows(paths, classes, "image"), settings)
 
 
-def _source(
-    folder: Path, network: Network, task: Classification, inputs: list[str], column: Any, settings: Export | None
-) -> Source:
-    with torch.no_grad():
-        network.head.weight *= 10
-    network.eval()
+def _source(folder: Path, network: Network, task: Classification, rows: Rows, settings: Export | None) -> Source:
+    learnt, others = rows.take(range(CALIBRATION)), rows.take(range(CALIBRATION, len(rows)))
+    _learn(network, task, learnt)
     graph = folder / "fp32.onnx"
     export_graph(network, task, graph, 20, {})
-    rows = Rows(inputs, np.zeros(len(inputs), dtype=np.int64), column)
-    labelled = replace(rows, classes=task.decode(answers(graph, task, rows)))
-    split = np.arange(len(inputs))
-    return Source(
-        graph,
-        network,
-        task,
-        labelled.take(split[:CALIBRATION]),
-        labelled.take(split[CALIBRATION:]),
-        settings or Export(),
-    )
+    return Source(graph, network, task, learnt, others, settings or Export())
+
+
+def _learn(network: Network, task: Classification, rows: Rows, steps: int = 60) -> None:
+    examples, classes = task.examples(rows.inputs), torch.from_numpy(rows.classes)
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    network.train()
+    for _ in range(steps):
+        chosen = torch.randint(len(rows), (32,))
+        batch = {name: torch.from_numpy(values) for name, values in examples.batch(chosen.tolist()).items()}
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(network(**batch), classes[chosen]).backward()
+        optimizer.step()
+    network.eval()
 
 
 def answers(graph: Path, task: Classification, rows: Rows) -> NDArray[np.float32]:
@@ -86,7 +89,7 @@ def answers(graph: Path, task: Classification, rows: Rows) -> NDArray[np.float32
     return found
 
 
-def with_a_loud_norm(source: Source, target: Path, factor: float = 100) -> Source:
+def with_a_loud_norm(source: Source, target: Path, factor: float = 1000) -> Source:
     """The same function, with channel 3 of every norm's result louder, and its readers deafer to it."""
     model = onnx.load(source.graph)
     loud = np.ones(32, dtype=np.float32)
@@ -107,11 +110,11 @@ def with_a_loud_norm(source: Source, target: Path, factor: float = 100) -> Sourc
                 node.input[list(node.input).index(result)] = others
         place = list(model.graph.node).index(norm) + 1
         model.graph.node.insert(place, helper.make_node("Mul", [result, "quieter"], [others], f"{norm.name}_quieter"))
-    onnx.save(model, target)
+    _save(model, target)
     return replace(source, graph=target)
 
 
-def with_a_bad_product(source: Source, target: Path, layer: int = 1, factor: float = 1000) -> tuple[Source, str]:
+def with_a_bad_product(source: Source, target: Path, layer: int = 0, factor: float = 1000) -> tuple[Source, str]:
     """The same function, with one channel of an attention's values louder; and the product that must bear it.
 
     No norm feeds that product, so smoothing does not mend it.
@@ -125,8 +128,16 @@ def with_a_bad_product(source: Source, target: Path, layer: int = 1, factor: flo
     set_constant(model, value.input[1], constant(model, value.input[1]) * loud)
     bias.input[1] = add(model, "loud_bias", constant(model, bias.input[1]) * loud)
     set_constant(model, bad.input[1], constant(model, bad.input[1]) / loud[:, None])
-    onnx.save(model, target)
+    _save(model, target)
     return replace(source, graph=target), bad.name
+
+
+def _save(model: ModelProto, target: Path) -> None:
+    read = {name for node in model.graph.node for name in node.input}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    onnx.save(model, target)
 
 
 def named(model: ModelProto, start: str) -> NodeProto:

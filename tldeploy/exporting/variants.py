@@ -47,7 +47,10 @@ def _no_fused(source: Source) -> str | None:
 
 
 def _int8_dynamic(source: Source, target: Path) -> dict[str, Any]:
-    return {"search": {"int8-dynamic": quantize_within_budget(DynamicInt8, source, target)}}
+    def make(graph: Path) -> DynamicInt8:
+        return DynamicInt8(graph, reduce_range=not source.has_vnni)
+
+    return {"search": {"int8-dynamic": quantize_within_budget(make, source, target)}}
 
 
 def _no_int8_dynamic(source: Source) -> str | None:

@@ -1,7 +1,7 @@
 """Quantization that keeps within the budget, or the best that was found in the time.
 
 1. Everything is quantized. Within the budget: done.
-2. Outliers are smoothed (smoothing.py); kept if the loss is smaller.
+2. Outliers are smoothed (smoothing.py); kept if that makes the loss smaller by a tenth, for it can add nodes.
 3. Nodes are ranked by the loss that they cause (exclusion.py). The worst one is left in floats, then the worst two,
    four, …, until the drop is within the budget.
 4. Between the last two counts, the smallest one that is within the budget is looked for by halving.
@@ -27,6 +27,7 @@ from tldeploy.exporting.source import Source
 from tldeploy.tasks.metrics import Drop
 
 RANKING_SHARE = 0.5  # of the time that is left
+SMOOTHING_PAYS = 0.9
 Make = Callable[[Path], Quantizer]
 
 
@@ -126,7 +127,7 @@ class _Search:
         if not any(entry["done"] for entry in self.smoothing):
             return first
         after = self.attempt(self.make(graph), [], smoothed=True)
-        return after if after.is_within or after.loss < first.loss else first
+        return after if after.is_within or after.loss < SMOOTHING_PAYS * first.loss else first
 
     def leave_out(self, start: Step) -> None:
         """Doubling, then halving. All of the nodes are never left out: that would be fp32."""

@@ -17,6 +17,7 @@ from typing import Any
 
 import onnx
 
+from tldeploy.errors import QualityError
 from tldeploy.exporting.quantization.calibration import find_ranges
 from tldeploy.exporting.quantization.quiet import quiet
 from tldeploy.recipe.serving import Target
@@ -116,8 +117,12 @@ def quantizable(model: onnx.ModelProto, between: bool) -> list[str]:
 def _prepare(graph: Path, prepared: Path) -> None:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    with quiet():
-        quant_pre_process(graph, prepared, auto_merge=True)
+    try:
+        with quiet():
+            quant_pre_process(graph, prepared, skip_symbolic_shape=True)  # it needs types, and those are known
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        reason = " ".join(str(error).split())[:300]
+        raise QualityError("prepare the graph for quantization", reason, "leave this variant out") from error
     model = onnx.load(prepared)
     used = {node.domain for node in model.graph.node} | {""}  # it declares every domain that it knows
     domains = [entry for entry in model.opset_import if entry.domain in used]
