@@ -146,7 +146,7 @@ def test_the_plot_of_the_variants_marks_the_chosen_one_and_says_why_others_were_
     plot = plot[: plot.index("</script>")]
     assert '"name":"int8-dynamic, chosen"' in plot
     assert '"name":"fused, refused"' in plot
-    assert "not surely faster than fp32 \\u0026amp; its like" in plot
+    assert "not surely faster than fp32 &amp; its like" in plot
 
 
 @pytest.mark.parametrize(

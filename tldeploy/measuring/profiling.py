@@ -57,7 +57,7 @@ def profile(
     for event in kernels:
         about = event["args"]
         took[event["name"].removesuffix(KERNEL), about["op_name"], about["provider"]].append(event["dur"] / 1000)
-    # The median, because one stall of the machine is longer than most nodes are; one in a loop runs several times a run.
+    # The median, because one stall of the machine is longer than most nodes are; a node in a loop runs often in a run.
     return [NodeTime(*node, median(times) * len(times) / len(batches)) for node, times in took.items()]
 
 
