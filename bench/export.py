@@ -335,9 +335,9 @@ def main() -> None:
             report = {"environment": environment.describe(), "results": results}
             write_file(file, json.dumps(report, indent=1) + "\n")
             about = (
-                f"{report['environment']['cpu']}; PyTorch eager fp32 = 1: median of {ROUNDS} interleaved rounds with its "
-                "95 % interval, the median in ms, and the share of the rate of a large matrix product (int8 engines: of "
-                "one of uint8 by int8)."
+                f"{report['environment']['cpu']}; PyTorch eager fp32 = 1: median of {ROUNDS} interleaved rounds with "
+                "its 95 % interval, the median in ms, and the share of the rate of a large matrix product (int8 "
+                "engines: of one of uint8 by int8)."
             )
             write_file(asked.out / "export.md", f"{about}\n\n{table(results)}\n")
 

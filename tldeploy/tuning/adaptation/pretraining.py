@@ -86,9 +86,9 @@ def _learn_words(network: Network, texts: TextExamples, mask: int, job: Job) -> 
         )
         hidden: Tensor = network.backbone(**on_device(network, batch)).last_hidden_state
         truth = torch.from_numpy(wanted).to(hidden.device)
-        if not (truth != IGNORED).any():  # rows of special tokens alone: nothing to guess, and a mean over nothing
-            return head(hidden[:, 0]).sum() * 0
-        return nn.functional.cross_entropy(head(hidden[truth != IGNORED]), truth[truth != IGNORED])
+        guessed: Tensor = head(hidden[truth != IGNORED])
+        # Rows of special tokens alone have nothing to guess: a mean over nothing is not a number, a sum is 0.
+        return nn.functional.cross_entropy(guessed, truth[truth != IGNORED]) if len(guessed) else guessed.sum()
 
     def learn(epochs: int, rate: float, what: str) -> float:
         settings = job.settings.model_copy(update={"epochs": epochs})
