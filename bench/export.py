@@ -51,7 +51,7 @@ from tldeploy.tasks.pixels import ImageEncoder
 
 ROOT = Path(__file__).parent.parent
 TUNED = ROOT / "models" / "review-sentiment" / "tuned"
-ROUNDS, ROUND_MS = 15, 300.0
+ROUNDS, ROUND_MS = 11, 200.0
 TEXT_SHAPES = {"minilm": [(1, 32), (1, 128), (8, 128)], "bert-base": [(1, 128), (1, 384)]}
 IMAGE_BATCHES = (1, 8)
 PEAK_SIZE = 1024
@@ -211,7 +211,7 @@ def measure(subject: Subject, threads: int, peers: str | None, folder: Path) -> 
             found: dict[str, list[float]] = {name: [] for name in engines}
             for _ in range(ROUNDS):
                 for name in draw.permutation(list(engines)).tolist():
-                    times = max(3, round(ROUND_MS / warm[name]))
+                    times = max(1, round(ROUND_MS / warm[name]))
                     found[name].append(statistics.median(engines[name].run(files, times)))
             rounds_ms[request] = found
             print(subject.name, threads, request, ratios(found), file=sys.stderr)
