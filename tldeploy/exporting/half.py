@@ -1,13 +1,14 @@
 """A float32 graph to one of half precision, fp16 or bf16; some nodes stay in fp32. Inputs and outputs keep their types.
 
 Between two nodes of the same precision there is no cast, and each tensor is cast once at most. onnxruntime's own
-converter writes a cast for every reader of a tensor, under one name, and between two nodes that stay in fp32 it rounds
-to half and back: what overflows would overflow all the same. None converts to bf16.
+converter gives the casts of a tensor that two fp32 nodes read one name, so that its graph does not load, and between
+two fp32 nodes it rounds to half and back: what overflows would overflow all the same. And it knows no bf16.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import ml_dtypes
@@ -17,25 +18,52 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 FP32 = "tensor(float)"
-TYPES = {"fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
 
 
-def to_half(model: ModelProto, tensors: Collection[str], kept: Collection[str], name: str) -> None:
-    """Convert in place. tensors: the float32 tensors that nodes make. kept: nodes that stay in fp32, by name. name: of
-    TYPES."""
-    _Conversion(model.graph, tensors, TYPES[name], opsets(model)).run(kept)
+@dataclass(frozen=True)
+class Half:
+    """Sixteen bits. step: from 1 to the next number. smallest: that has all its digits."""
+
+    name: str
+    dtype: np.dtype[Any]
+    largest: float
+    smallest: float
+    step: float
+
+    @property
+    def onnx_type(self) -> str:
+        return f"tensor({self.dtype.name})"
+
+    @property
+    def element(self) -> int:
+        return int(helper.np_dtype_to_tensor_dtype(self.dtype))
+
+    def rounded(self, values: NDArray[np.float32]) -> NDArray[Any]:
+        """What is too large becomes the largest number, but infinity stays what it is."""
+        bounded = np.where(np.isinf(values), values, np.clip(values, -self.largest, self.largest))
+        halves: NDArray[Any] = bounded.astype(self.dtype)
+        return halves
 
 
-def as_rounded(model: ModelProto, tensors: Collection[str], kept: Collection[str], name: str) -> None:
+FP16 = Half("fp16", np.dtype(np.float16), largest=65504.0, smallest=2.0**-14, step=2.0**-10)
+BF16 = Half("bf16", np.dtype(ml_dtypes.bfloat16), largest=2.0**128 - 2.0**120, smallest=2.0**-126, step=2.0**-7)
+
+
+def to_half(model: ModelProto, tensors: Collection[str], kept: Collection[str], half: Half) -> None:
+    """Convert in place. tensors: the float32 tensors that nodes make. kept: nodes that stay in fp32, by name."""
+    _Conversion(model.graph, tensors, half, opsets(model)).run(kept)
+
+
+def as_rounded(model: ModelProto, tensors: Collection[str], kept: Collection[str], half: Half) -> None:
     """Convert in place to a float32 graph that rounds what a half one would: weights, and every tensor between nodes.
 
     Sums inside of a node stay in fp32, as GPUs add them up.
     """
-    graph, dtype = model.graph, TYPES[name]
+    graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
     fine = {entry for node in graph.node if node.name in kept for entry in node.input}
     for entry in weights.keys() - fine:
-        values = rounded(numpy_helper.to_array(weights[entry]), dtype).astype(np.float32)
+        values = half.rounded(numpy_helper.to_array(weights[entry])).astype(np.float32)
         weights[entry].CopyFrom(numpy_helper.from_array(values, entry))
     results = {value.name for value in graph.output}
     nodes = []
@@ -44,19 +72,12 @@ def as_rounded(model: ModelProto, tensors: Collection[str], kept: Collection[str
         for at, output in enumerate(node.output):
             if node.name not in kept and output in tensors and output not in results:
                 node.output[at] = f"{output}_exact"
-                nodes.append(_cast(node.output[at], f"{output}_half", _element(dtype)))
+                nodes.append(_cast(node.output[at], f"{output}_half", half.element))
                 nodes.append(_cast(f"{output}_half", output, TensorProto.FLOAT))
     _replace_nodes(graph, nodes)
 
 
-def rounded(values: NDArray[np.float32], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """In half precision; what is too large becomes the largest number, but infinity stays what it is."""
-    largest = float(ml_dtypes.finfo(dtype).max)
-    bounded: NDArray[Any] = np.where(np.isinf(values), values, np.clip(values, -largest, largest)).astype(dtype)
-    return bounded
-
-
-def why_not_half(node: NodeProto, tensors: Collection[str], opset: Mapping[str, int], name: str) -> str | None:
+def why_not_half(node: NodeProto, tensors: Collection[str], opset: Mapping[str, int], half: Half) -> str | None:
     """Why ONNX does not let this node compute in half precision; None where it does."""
     if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
         return "it has a graph inside"
@@ -65,12 +86,11 @@ def why_not_half(node: NodeProto, tensors: Collection[str], opset: Mapping[str, 
     schema = _schema(node, opset)
     if schema is None:
         return "what types it takes is not known"
-    half = f"tensor({'float16' if name == 'fp16' else 'bfloat16'})"
     formal = [*_formal(node.output, schema.outputs), *_formal(node.input, schema.inputs)]
-    if all(half in kind.types or kind.type_str == FP32 for value, kind in formal if FP32 in kind.types):
+    if all(half.onnx_type in kind.types or kind.type_str == FP32 for value, kind in formal if FP32 in kind.types):
         fixed = any(value in tensors and kind.type_str == FP32 for value, kind in _formal(node.output, schema.outputs))
         return "its result is fp32 by definition" if fixed else None
-    return f"in opset {opset.get(node.domain, 1)} it does not take {name}"
+    return f"in opset {opset.get(node.domain, 1)} it does not take {half.name}"
 
 
 def opsets(model: ModelProto) -> dict[str, int]:
@@ -78,11 +98,8 @@ def opsets(model: ModelProto) -> dict[str, int]:
 
 
 class _Conversion:
-    def __init__(
-        self, graph: GraphProto, tensors: Collection[str], dtype: np.dtype[Any], opset: Mapping[str, int]
-    ) -> None:
-        self.graph, self.tensors, self.dtype, self.opset = graph, tensors, dtype, opset
-        self.element = _element(dtype)
+    def __init__(self, graph: GraphProto, tensors: Collection[str], half: Half, opset: Mapping[str, int]) -> None:
+        self.graph, self.tensors, self.half, self.opset = graph, tensors, half, opset
         self.weights = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
         self.inputs = {value.name for value in graph.input if value.type.tensor_type.elem_type == TensorProto.FLOAT}
         self.in_half: set[str] = set()  # the activations that are
@@ -94,7 +111,7 @@ class _Conversion:
             fixed = set(_always_float(node, self.opset))
             for at, value in enumerate(node.input):
                 node.input[at] = self.read(
-                    value, TensorProto.FLOAT if node.name in kept or at in fixed else self.element
+                    value, TensorProto.FLOAT if node.name in kept or at in fixed else self.half.element
                 )
             self.nodes.append(node)
             if node.name not in kept:
@@ -112,14 +129,12 @@ class _Conversion:
                 return value
             if (value, element) not in self.casts:
                 self.casts[value, element] = f"{value}_half"
-                halved = numpy_helper.from_array(
-                    rounded(numpy_helper.to_array(self.weights[value]), self.dtype), f"{value}_half"
-                )
-                self.graph.initializer.append(halved)
+                halves = self.half.rounded(numpy_helper.to_array(self.weights[value]))
+                self.graph.initializer.append(numpy_helper.from_array(halves, f"{value}_half"))
             return self.casts[value, element]
         if value not in self.tensors and value not in self.inputs:
             return value
-        if (value in self.in_half) == (element == self.element):
+        if (value in self.in_half) == (element == self.half.element):
             return value
         if (value, element) not in self.casts:
             name = f"{value}_{'fp32' if element == TensorProto.FLOAT else 'half'}"
@@ -130,12 +145,12 @@ class _Conversion:
     def convert_attributes(self, node: NodeProto) -> None:
         for attribute in node.attribute:
             if attribute.name == "to" and attribute.i == TensorProto.FLOAT:
-                attribute.i = self.element
+                attribute.i = self.half.element
             elif attribute.HasField("t") and attribute.t.data_type == TensorProto.FLOAT:
-                halved = rounded(numpy_helper.to_array(attribute.t), self.dtype)
+                halved = self.half.rounded(numpy_helper.to_array(attribute.t))
                 attribute.t.CopyFrom(numpy_helper.from_array(halved, attribute.t.name))
         if node.op_type == "ConstantOfShape" and not node.attribute:  # whose zeros are fp32
-            node.attribute.append(helper.make_attribute("value", numpy_helper.from_array(np.zeros(1, self.dtype))))
+            node.attribute.append(helper.make_attribute("value", numpy_helper.from_array(np.zeros(1, self.half.dtype))))
 
     def give_out(self, result: str) -> None:
         inner = f"{result}_half"
@@ -160,10 +175,6 @@ def _replace_nodes(graph: GraphProto, nodes: list[NodeProto]) -> None:
 
 def _cast(source: str, target: str, element: int) -> NodeProto:
     return helper.make_node("Cast", [source], [target], name=f"{target}/Cast", to=element)
-
-
-def _element(dtype: np.dtype[Any]) -> int:
-    return int(helper.np_dtype_to_tensor_dtype(dtype))
 
 
 def _schema(node: NodeProto, opset: Mapping[str, int]) -> onnx.defs.OpSchema | None:

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from tldeploy.errors import ArtifactError, QualityError
-from tldeploy.exporting.half import TYPES, as_rounded, opsets, rounded, to_half, why_not_half
+from tldeploy.exporting.half import Half, as_rounded, opsets, to_half, why_not_half
 from tldeploy.exporting.quantization.calibration import covering_batches
 from tldeploy.exporting.ranges import Magnitude, measure_magnitudes
 from tldeploy.exporting.source import Source
@@ -33,30 +32,30 @@ INTEGERS = {TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.
 LISTED = 20  # of the nodes that stay, how many a manifest names
 
 
-def make_half(source: Source, target: Path, name: str) -> dict[str, Any]:
-    """Write the graph in `fp16` or `bf16`, and say which nodes stayed in fp32, why, and what the rest cost.
+def make_half(source: Source, target: Path, half: Half) -> dict[str, Any]:
+    """Write the graph in half precision, and say which nodes stayed in fp32, why, and what the rest cost.
 
-    The comparison runs on the CPU, which casts around each node in fp16; for bf16 it has no kernels, and a graph in fp32
-    that rounds every tensor stands for it. Raises QualityError when the answers are no numbers.
+    The comparison is with a graph in fp32 that rounds every tensor: the CPU provider has no kernels for bf16, and of an
+    fp16 graph it runs most nodes in fp32, without rounding between them. There even what overflows looks well. Raises
+    QualityError when the answers are no numbers.
     """
     batches = covering_batches(source.task, source.calibration, source.settings.calibration.rows)
     magnitudes = measure_magnitudes(source.graph, batches, target.with_suffix(".ranges"))
     model = onnx.load(source.graph)
     total = len(model.graph.node)
-    kept = nodes_to_keep(model, magnitudes, name)
-    to_half(model, magnitudes, kept, name)
+    kept = nodes_to_keep(model, magnitudes, half)
+    to_half(model, magnitudes, kept, half)
     save_graph(model, target)
     rounding = target.with_suffix(".rounding")
     try:
-        if name == "bf16":
-            model = onnx.load(source.graph)
-            as_rounded(model, magnitudes, kept, name)
-            save_graph(model, rounding)
-        difference = _difference(source, rounding if name == "bf16" else target, batches)
+        model = onnx.load(source.graph)
+        as_rounded(model, magnitudes, kept, half)
+        save_graph(model, rounding)
+        difference = _difference(source, rounding, batches)
     finally:
         delete_graph(rounding)
     if not np.isfinite(difference):
-        raise QualityError(f"make {name}", "its answers are not finite numbers", "leave this variant out")
+        raise QualityError(f"make {half.name}", "its answers are not finite numbers", "leave this variant out")
     reasons = Counter(reason.kind for reason in kept.values())
     named = {node: str(reason) for node, reason in list(kept.items())[:LISTED]}
     return {
@@ -80,16 +79,14 @@ class Reason:
         return f"{self.kind}: {self.details}" if self.details else self.kind
 
 
-def nodes_to_keep(model: ModelProto, magnitudes: Mapping[str, Magnitude], name: str) -> dict[str, Reason]:
+def nodes_to_keep(model: ModelProto, magnitudes: Mapping[str, Magnitude], half: Half) -> dict[str, Reason]:
     """The nodes that must stay in fp32, each with the first reason that was found."""
-    return _Fitness(model, magnitudes, name).unfit()
+    return _Fitness(model, magnitudes, half).unfit()
 
 
 class _Fitness:
-    def __init__(self, model: ModelProto, magnitudes: Mapping[str, Magnitude], name: str) -> None:
-        self.model, self.magnitudes, self.name = model, magnitudes, name
-        self.dtype = TYPES[name]
-        self.limits = ml_dtypes.finfo(self.dtype)
+    def __init__(self, model: ModelProto, magnitudes: Mapping[str, Magnitude], half: Half) -> None:
+        self.model, self.magnitudes, self.half = model, magnitudes, half
         self.opset = opsets(model)
         self.weights = {tensor.name: tensor for tensor in model.graph.initializer}
         self.seen: dict[tuple[str, bool], Reason | None] = {}
@@ -112,9 +109,9 @@ class _Fitness:
             return
         if node.op_type in DEFAULT_OP_BLOCK_LIST:
             yield Reason("onnxruntime has no half-precision kernel everywhere", node.op_type)
-        if why := why_not_half(node, self.magnitudes, self.opset, self.name):
+        if why := why_not_half(node, self.magnitudes, self.opset, self.half):
             yield Reason("ONNX does not allow it", f"{node.op_type}: {why}")
-        if any(value in integers for value in node.output):
+        if any(value in integers for value in (*node.output, *node.input)):
             yield Reason("an integer is made of it")
         for value in floats:
             if reason := self._out_of_range(self.magnitudes[value]):
@@ -125,23 +122,23 @@ class _Fitness:
                 yield Reason(reason.kind, f"{value} {reason.details}")
 
     def _out_of_range(self, magnitude: Magnitude) -> Reason | None:
-        largest, limit = magnitude.largest, float(self.limits.max) / HEADROOM
+        largest, limit = magnitude.largest, self.half.largest / HEADROOM
         if largest > limit:
             return Reason("its numbers overflow", f"reaches {largest:.2g}, the limit with headroom is {limit:.2g}")
-        if 0 < largest < float(self.limits.smallest_normal):
+        if 0 < largest < self.half.smallest:
             return Reason("its numbers are too small", f"stays below {largest:.1e}")
         return None
 
     def _lost(self, name: str, masks: bool) -> Reason | None:
-        """What rounding would do to a weight. masks: it goes into a softmax, where large negative numbers do no harm."""
+        """What rounding would do to a weight. masks: it goes into a softmax: large negative numbers do no harm."""
         if (name, masks) not in self.seen:
             values = numpy_helper.to_array(self.weights[name]).ravel()
             # A weight that fills nothing but a mask may be any large negative number.
-            exact = values[np.isfinite(values) & ~(masks & (values < -float(self.limits.max)))]
+            exact = values[np.isfinite(values) & ~(masks & (values < -self.half.largest))]
             length = float(np.linalg.norm(exact))
-            error = float(np.linalg.norm(rounded(exact, self.dtype).astype(np.float32) - exact))
+            error = float(np.linalg.norm(self.half.rounded(exact).astype(np.float32) - exact))
             lost = Reason("its weights would be lost", f"would change by {error / length:.1%}") if length else None
-            self.seen[name, masks] = lost if error > float(self.limits.eps) * length else None
+            self.seen[name, masks] = lost if error > self.half.step * length else None
         return self.seen[name, masks]
 
     def _before_integers(self) -> set[str]:

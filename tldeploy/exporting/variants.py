@@ -13,6 +13,7 @@ from typing import Any
 from tldeploy.artifacts import Choice
 from tldeploy.errors import QualityError
 from tldeploy.exporting.fusion import fuse
+from tldeploy.exporting.half import BF16, FP16
 from tldeploy.exporting.precision import make_half
 from tldeploy.exporting.quantization.calibration import covering_batches
 from tldeploy.exporting.quantization.dynamic import DynamicInt8
@@ -78,8 +79,8 @@ def _no_int8_static(source: Source) -> str | None:
     return None
 
 
-def _half(name: str) -> Callable[[Source, Path], dict[str, Any]]:
-    return lambda source, target: {"precision": {name: make_half(source, target, name)}}
+def _fp16(source: Source, target: Path) -> dict[str, Any]:
+    return {"precision": {"fp16": make_half(source, target, FP16)}}
 
 
 def _no_half(source: Source) -> str | None:
@@ -97,7 +98,7 @@ def _no_bf16(source: Source) -> str | None:
 
 
 def _bf16(source: Source, target: Path) -> dict[str, Any]:
-    made = make_half(source, target, "bf16")
+    made = make_half(source, target, BF16)
     if why := place_for(source.settings.target, source.graph).why_not_there:
         off = f"with every tensor rounded to it, probabilities are off by {made['max_abs_diff_to_fp32']:.0e}"
         found = f"not measured on this machine: the CPU provider has no kernels for it, and {why} ({off})"
@@ -123,7 +124,7 @@ VARIANTS: dict[str, Variant] = {
     "int8-static": Variant(_int8_static, _no_int8_static),
     "int8-weights": Variant(_weights(8), _no_weights),
     "int4-weights": Variant(_weights(4), _no_weights),
-    "fp16": Variant(_half("fp16"), _no_half),
+    "fp16": Variant(_fp16, _no_half),
     "bf16": Variant(_bf16, _no_bf16),
 }
 

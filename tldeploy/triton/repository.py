@@ -4,7 +4,8 @@
                        deploy artifact: tldeploy.json and golden.json
     <name>.tokenize/   texts: the tokenizing step (python backend): model.py, encoding.py, tokenizer.json, encoder.json
     <name>.decode/     images: the decoding step instead: model.py, pixels.py, encoder.json
-    <name>.graph/      the chosen ONNX variant (onnxruntime backend): model.onnx; labels.txt
+    <name>.graph/      the chosen ONNX variant (onnxruntime backend): model.onnx; labels.txt. Over 2 GB, the weights
+                       are in a file of their own, whose name model.onnx holds
 
 All three have the same versions, and the ensemble pins its steps' version. The steps also serve the older versions that
 are kept, as long as these have the same tensors and labels: one configuration describes all versions of a model, so
@@ -28,6 +29,7 @@ from tldeploy.errors import ArtifactError, TldeployError, UsageError
 from tldeploy.recipe import NAME, Deploy
 from tldeploy.triton import config
 from tldeploy.triton.config import LABELS_FILE, Signature
+from tldeploy.triton.lint.graph import external_files
 from tldeploy.triton.steps import Step, step_of
 from tldeploy.triton.transaction import CONFIG_FILE, begin, commit, recover, versions
 
@@ -230,7 +232,13 @@ def _stage_step(model: Path, release: _Release) -> None:
 def _stage_graph(model: Path, release: _Release) -> None:
     folder = model / str(release.version)
     folder.mkdir(parents=True)
-    shutil.copyfile(_chosen(release.export, release.manifest), folder / "model.onnx")
+    chosen = _chosen(release.export, release.manifest)
+    shutil.copyfile(chosen, folder / "model.onnx")
+    for name in external_files(chosen):
+        if name not in release.manifest.files:
+            found = f"its weights are in {name}, which is not part of the export"
+            raise ArtifactError(f"publish {chosen.name}", found, "run `tldeploy export` again")
+        shutil.copyfile(release.export / name, folder / name)
     (model / LABELS_FILE).write_text("".join(f"{label}\n" for label in release.manifest.labels), encoding="utf-8")
     _write_config(model, config.graph_config(model.name, release.signature, release.served, release.settings))
 

@@ -56,6 +56,15 @@ def read_graph(path: Path) -> Graph | str:
     )
 
 
+def external_files(path: Path) -> set[str]:
+    """The files beside a graph that hold its weights, by the names that the graph has for them."""
+    import onnx
+
+    weights = _weights(onnx.load(path, load_external_data=False).graph)
+    outside = (tensor for tensor in weights if tensor.data_location == onnx.TensorProto.EXTERNAL)
+    return {entry.value for tensor in outside for entry in tensor.external_data if entry.key == "location"}
+
+
 def _tensor(value: Any) -> GraphTensor:
     import onnx
 
