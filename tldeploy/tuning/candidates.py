@@ -65,7 +65,7 @@ def _candidate(recipe: Recipe, backbone: str, labels: list[str], rows: Rows) -> 
         network, task = load_pretrained(recipe.model_copy(update={"backbone": settings}), labels, Path(scratch))
         cache = recipe.folder / ".cache"
         examples = task.examples(rows.inputs, cache)
-        features = FeatureCache(cache, weights_fingerprint(network)).features(network, examples, "training")
+        features = FeatureCache(cache, weights_fingerprint(network.backbone)).features(network, examples, "training")
         score = log_maximum_evidence(features, rows.classes)
     parameters = sum(weight.numel() for weight in network.backbone.parameters())
     return Candidate(backbone, score, round(time.monotonic() - start, 1), features.shape[1], parameters)

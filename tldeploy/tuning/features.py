@@ -7,12 +7,15 @@ a second run costs only the head.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from tldeploy.arrays import read_array, writing_array
 from tldeploy.artifacts import fingerprint
@@ -81,12 +84,24 @@ class FeatureCache:
         return read_array(file)
 
 
-def weights_fingerprint(network: Network) -> str:
-    """sha256 of the backbone's weights."""
+def answered(
+    job: Job,
+    network: Network,
+    details: Mapping[str, Any],
+    curves: Mapping[str, list[tuple[float, float]]] | None = None,
+) -> Tuned:
+    """A trained network with its logits for the job's validation and test rows."""
+    validation = predict_logits(network, job.validation.examples, "predict validation rows")
+    test = predict_logits(network, job.test.examples, "predict test rows")
+    return Tuned(network.eval(), validation, test, details, curves or {})
+
+
+def weights_fingerprint(module: nn.Module) -> str:
+    """sha256 of all weights and their names."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(network.backbone.state_dict().items()):
+    for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode())
-        digest.update(np.ascontiguousarray(tensor.numpy()).tobytes())
+        digest.update(np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
     return digest.hexdigest()
 
 

@@ -10,7 +10,6 @@ Source: Tunstall et al., Efficient Few-Shot Learning Without Prompts (SetFit), 2
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -20,16 +19,15 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import get_linear_schedule_with_warmup
 
-from tldeploy.artifacts import fingerprint
 from tldeploy.backbones.network import Network
 from tldeploy.errors import DataError, QualityError
 from tldeploy.progress import progress
 from tldeploy.recipe import Tune
-from tldeploy.tasks.classification import Examples, Tensors
+from tldeploy.tasks.classification import Examples
 from tldeploy.tasks.metrics import Classes
 from tldeploy.tuning.device import device
-from tldeploy.tuning.features import extract_features, fit_head, predict_logits
-from tldeploy.tuning.job import Job, Part, Tuned
+from tldeploy.tuning.features import answered, extract_features, fit_head
+from tldeploy.tuning.job import Job, Part, Subset, Tuned
 
 Losses = list[tuple[float, float]]
 
@@ -43,33 +41,8 @@ def few_shot(job: Job) -> Tuned:
     losses = learn_from_pairs(network, part.examples, pairs, settings)
     features = extract_features(network, part.examples, "features of the few rows")
     inverse_regularisation = fit_head(network, features, part.classes, settings.seed)
-    validation = predict_logits(network, job.validation.examples, "predict validation rows")
-    test = predict_logits(network, job.test.examples, "predict test rows")
     details = {"rows": len(part.classes), "pairs": len(pairs.same), "inverse_regularisation": inverse_regularisation}
-    return Tuned(network.eval(), validation, test, details, {"pair loss": losses})
-
-
-@dataclass(frozen=True)
-class Subset:
-    """Some of the examples, by their indexes."""
-
-    examples: Examples
-    rows: tuple[int, ...]
-
-    @property
-    def lengths(self) -> Sequence[int] | None:
-        lengths = self.examples.lengths
-        return None if lengths is None else [lengths[row] for row in self.rows]
-
-    @property
-    def key(self) -> str:
-        return fingerprint([self.examples.key, self.rows])
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def batch(self, indices: Sequence[int]) -> Tensors:
-        return self.examples.batch([self.rows[index] for index in indices])
+    return answered(job, network, details, {"pair loss": losses})
 
 
 def draw_rows(part: Part, rows_per_class: int | None, labels: Sequence[str], seed: int) -> Part:

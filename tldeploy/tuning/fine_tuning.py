@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from tldeploy.artifacts import fingerprint
 from tldeploy.backbones.network import Network
 from tldeploy.recipe import Tune
 from tldeploy.tuning import ranks
-from tldeploy.tuning.features import predict_logits
+from tldeploy.tuning.features import answered, weights_fingerprint
 from tldeploy.tuning.job import Job, Tuned
 from tldeploy.tuning.trainer import Loss
 from tldeploy.tuning.training import Training, train
@@ -58,9 +55,7 @@ def learn(
 
 def measured(job: Job, network: Network, trained: Training, details: Mapping[str, Any] | None = None) -> Tuned:
     """The trained network with its logits. details: what there is to say besides the training's own."""
-    validation = predict_logits(network, job.validation.examples, "predict validation rows")
-    test = predict_logits(network, job.test.examples, "predict test rows")
-    return Tuned(network, validation, test, {**trained.details, **(details or {})}, trained.curves)
+    return answered(job, network, {**trained.details, **(details or {})}, trained.curves)
 
 
 def checkpoint_folder(job: Job, network: Network, method: str) -> Path:
@@ -69,13 +64,7 @@ def checkpoint_folder(job: Job, network: Network, method: str) -> Path:
     network: as it is before training. method: with what its loss depends on besides the rows.
     """
     parts = [[part.examples.key, part.classes.tolist()] for part in (job.train, job.validation)]
-    key = fingerprint([method, _weights(network), network.settings, parts, job.settings.model_dump(), ranks.world()])
+    key = fingerprint(
+        [method, weights_fingerprint(network), network.settings, parts, job.settings.model_dump(), ranks.world()]
+    )
     return job.cache / CHECKPOINTS / key[:32]
-
-
-def _weights(network: Network) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
-    return digest.hexdigest()

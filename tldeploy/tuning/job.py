@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tldeploy.artifacts import fingerprint
 from tldeploy.backbones.network import Network
 from tldeploy.recipe import Tune
-from tldeploy.tasks.classification import Classification, Examples, Row
+from tldeploy.tasks.classification import Classification, Examples, Row, Tensors
 from tldeploy.tasks.metrics import Classes
 
 Logits = NDArray[np.float32]
@@ -23,6 +24,29 @@ class Part(NamedTuple):
 
     examples: Examples
     classes: Classes
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some of the examples, by their indexes."""
+
+    examples: Examples
+    rows: tuple[int, ...]
+
+    @property
+    def lengths(self) -> Sequence[int] | None:
+        lengths = self.examples.lengths
+        return None if lengths is None else [lengths[row] for row in self.rows]
+
+    @property
+    def key(self) -> str:
+        return fingerprint([self.examples.key, self.rows])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, indices: Sequence[int]) -> Tensors:
+        return self.examples.batch([self.rows[index] for index in indices])
 
 
 @dataclass(frozen=True)

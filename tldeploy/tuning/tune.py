@@ -157,12 +157,6 @@ def _read_rows(recipe: Recipe) -> tuple[Splits, Target | None]:
     splits = split_rows(recipe.data, recipe.folder, recipe.task)
     if recipe.adapt is None:
         return splits, None
-    if ranks.world() > 1:
-        asked, fix = (
-            f"adapt {recipe.name} in {ranks.world()} processes",
-            "start it without torchrun or accelerate launch",
-        )
-        raise RecipeError(asked, "adaptation to another domain runs in one process", fix)
     target = read_target(recipe.adapt, recipe.data, splits.labels, recipe.folder, recipe.task)
     return replace(splits, test=target.test or splits.test), target
 
@@ -208,7 +202,7 @@ def _job(recipe: Recipe, network: Network, task: Classification, splits: Splits)
         settings=recipe.tune,
         task=task,
         network=network,
-        weights=weights_fingerprint(network),
+        weights=weights_fingerprint(network.backbone),
         train=part(splits.train),
         validation=part(splits.validation),
         test=part(splits.test),

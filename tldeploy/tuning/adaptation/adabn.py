@@ -19,8 +19,7 @@ from tldeploy.errors import RecipeError
 from tldeploy.tasks.classification import Examples
 from tldeploy.tuning.adaptation.batch_norm import adapt_batch_norm
 from tldeploy.tuning.adaptation.joint import in_random_batches, on_device
-from tldeploy.tuning.adaptation.self_training import tuned
-from tldeploy.tuning.features import BATCH
+from tldeploy.tuning.features import BATCH, answered
 from tldeploy.tuning.job import Job, Tuned
 
 
@@ -45,4 +44,4 @@ def adabn(job: Job, target: Examples, start: Tuned) -> Tuned:
         ({"pixel_values": pixels} for pixels in batches(target)),
         lambda batch: network.backbone(**batch),
     )
-    return tuned(job, network, {"adapted_layers": layers})
+    return answered(job, network, {"adapted_layers": layers})

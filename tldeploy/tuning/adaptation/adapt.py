@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,13 +23,13 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from tldeploy.artifacts import Choice, fingerprint
+from tldeploy.artifacts import Choice
 from tldeploy.data.target import Target
 from tldeploy.errors import DataError, QualityError, RecipeError
 from tldeploy.progress import say
 from tldeploy.recipe import Adapt, Adaptation
 from tldeploy.tasks.calibration import fit_temperature
-from tldeploy.tasks.classification import Examples, Tensors
+from tldeploy.tasks.classification import Examples
 from tldeploy.tasks.metrics import Scores
 from tldeploy.tuning.adaptation.adabn import adabn
 from tldeploy.tuning.adaptation.aligning import aligning
@@ -43,7 +42,7 @@ from tldeploy.tuning.adaptation.self_training import self_training
 from tldeploy.tuning.card import IMPOSSIBLE
 from tldeploy.tuning.features import extract_features, predict_logits
 from tldeploy.tuning.fine_tuning import fine_tuning
-from tldeploy.tuning.job import Job, Logits, Part, Tuned
+from tldeploy.tuning.job import Job, Logits, Part, Subset, Tuned
 
 CLASS_SHARES, ORACLE = "class shares", "oracle"
 BLANK = -1
@@ -82,36 +81,13 @@ def distance(job: Job, target: Target) -> Choice:
 
     def features(examples: Examples, what: str) -> NDArray[np.float32]:
         rows = draw.permutation(len(examples))[:DISTANCE_ROWS].tolist()
-        return extract_features(job.network, _Some(examples, rows), f"features of {what} rows")
+        return extract_features(job.network, Subset(examples, tuple(rows)), f"features of {what} rows")
 
     source = features(job.train.examples, "source")
     found = proxy_a_distance(source, features(_examples(job, target), "target"), job.settings.seed)
     say(f"adapt: the proxy A-distance of the domains is {found.value:.2f} of 2: {found.words}")
     reason = f"proxy A-distance, 0 to 2, [{found.low:.2f}, {found.high:.2f}]: {found.words}"
     return Choice(about="distance of the domains", value=round(found.value, 2), reason=reason)
-
-
-@dataclass(frozen=True)
-class _Some:
-    """Some rows of examples, as examples."""
-
-    examples: Examples
-    rows: list[int]
-
-    @property
-    def lengths(self) -> list[int] | None:
-        lengths = self.examples.lengths
-        return None if lengths is None else [lengths[row] for row in self.rows]
-
-    @property
-    def key(self) -> str:
-        return fingerprint([self.examples.key, self.rows])
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def batch(self, indices: Sequence[int]) -> Tensors:
-        return self.examples.batch([self.rows[index] for index in indices])
 
 
 def adapt(settings: Adapt, job: Job, target: Target, name: str, source: Tuned) -> Adapted:

@@ -21,9 +21,9 @@ from tldeploy.tuning.adaptation.alignment import (
     mmd_loss,
 )
 from tldeploy.tuning.adaptation.joint import on_device, steps_of, train_jointly
-from tldeploy.tuning.adaptation.self_training import tuned
 from tldeploy.tuning.batches import LABELS
 from tldeploy.tuning.device import device
+from tldeploy.tuning.features import answered
 from tldeploy.tuning.job import Job, Tuned
 from tldeploy.tuning.training import cross_entropy
 
@@ -75,7 +75,7 @@ def aligning(job: Job, target: Examples, method: Aligning) -> Tuned:
         what=method,
         beside=beside,
     )
-    return tuned(job, network, details)
+    return answered(job, network, details)
 
 
 def _relative_coral(source: Tensor, target: Tensor) -> Tensor:

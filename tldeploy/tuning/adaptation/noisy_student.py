@@ -25,11 +25,11 @@ from tldeploy.tasks.classification import Examples
 from tldeploy.tasks.metrics import Scores
 from tldeploy.tuning.adaptation.joint import on_device, steps_of, train_jointly
 from tldeploy.tuning.adaptation.prior import align_offsets
-from tldeploy.tuning.adaptation.self_training import SHARPEN, follow, teacher_decay, tuned
+from tldeploy.tuning.adaptation.self_training import SHARPEN, follow, teacher_decay
 from tldeploy.tuning.adaptation.views import altered
 from tldeploy.tuning.batches import LABELS
 from tldeploy.tuning.device import device
-from tldeploy.tuning.features import predict_logits
+from tldeploy.tuning.features import answered, predict_logits
 from tldeploy.tuning.job import Job, Logits, Tuned
 from tldeploy.tuning.training import cross_entropy
 
@@ -48,7 +48,7 @@ def noisy_student(job: Job, target: Examples, teacher: Tuned, shares: Scores | N
     for number in range(1, ROUNDS):
         said = predict_logits(averaged, target, "what the student says")
         averaged, details = _round(job, target, said if shares is None else said + align_offsets(said, shares), number)
-    return tuned(job, averaged.requires_grad_(True), details)
+    return answered(job, averaged.requires_grad_(True), details)
 
 
 def _round(job: Job, target: Examples, said: Logits | Scores, number: int) -> tuple[Network, dict[str, Any]]:

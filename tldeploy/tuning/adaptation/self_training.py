@@ -20,14 +20,14 @@ import torch
 from scipy.special import softmax
 from torch import Tensor, nn
 
-from tldeploy.backbones.network import Network, TextNetwork
+from tldeploy.backbones.network import TextNetwork
 from tldeploy.tasks.classification import Examples
 from tldeploy.tasks.metrics import Scores
 from tldeploy.tuning.adaptation.joint import on_device, steps_of, train_jointly
 from tldeploy.tuning.adaptation.views import altered
 from tldeploy.tuning.batches import LABELS
 from tldeploy.tuning.device import device
-from tldeploy.tuning.features import predict_logits
+from tldeploy.tuning.features import answered, predict_logits
 from tldeploy.tuning.job import Job, Tuned
 from tldeploy.tuning.training import cross_entropy
 
@@ -82,13 +82,7 @@ def self_training(job: Job, target: Examples, start: Tuned, shares: Scores | Non
         what="self-training",
         after_step=lambda: follow(teacher, student, decay),
     )
-    return tuned(job, teacher.requires_grad_(True), details)
-
-
-def tuned(job: Job, network: Network, details: dict[str, float]) -> Tuned:
-    """The network with its answers to validation and test rows."""
-    validation = predict_logits(network, job.validation.examples, "predict validation rows")
-    return Tuned(network.eval(), validation, predict_logits(network, job.test.examples, "predict test rows"), details)
+    return answered(job, teacher.requires_grad_(True), details)
 
 
 def teacher_decay(steps: int) -> float:
