@@ -15,6 +15,8 @@ from torch import Tensor
 from transformers import AlbertConfig, AlbertModel
 
 from tests.exporting.tiny_source import LABELS, answers, text_source, with_a_loud_norm
+from tests.tiny_project import write_project
+from tldeploy import pipeline
 from tldeploy.backbones.network import Network, TextNetwork
 from tldeploy.data.rows import Rows
 from tldeploy.errors import ArtifactError, QualityError
@@ -29,9 +31,11 @@ from tldeploy.exporting.soundness import check_operators, check_weights
 from tldeploy.exporting.source import Source
 from tldeploy.exporting.variants import VARIANTS
 from tldeploy.measuring.statistics import Estimate
-from tldeploy.recipe import Export
+from tldeploy.recipe import Deploy, Export
 from tldeploy.runtime.onnx import OnnxRunner
+from tldeploy.tasks import load_task
 from tldeploy.tasks.metrics import Metric
+from tldeploy.triton.repository import golden, is_current, published
 
 
 @pytest.fixture(scope="module")
@@ -97,15 +101,14 @@ def test_weights_that_are_no_numbers_are_named(text: Source, tmp_path: Path) -> 
     kept = weight.detach().clone()
     with torch.no_grad():
         weight[0, :2] = torch.tensor([float("nan"), float("inf")])
-    found = r"not finite are 2 of 2048 numbers of backbone\.encoder\.layer\.1\.output\.dense\.weight$"
     try:
         with pytest.raises(QualityError) as caught:
             export_graph(text.network, text.task, tmp_path / "graph.onnx", 20, {})
     finally:
         with torch.no_grad():
             weight.copy_(kept)
-    assert caught.match("training diverged")
-    assert __import__("re").search(found, caught.value.found)
+    name = "backbone.encoder.layer.1.output.dense.weight"
+    assert caught.value.found == f"not finite are 2 of 2048 numbers of {name}"
     assert not (tmp_path / "graph.onnx").exists()
 
 
@@ -228,7 +231,7 @@ def test_logits_without_spread_have_no_relative_difference(text: Source, tmp_pat
 
 def test_parity_is_relative_to_the_spread_of_the_logits(text: Source) -> None:
     class Warmer(Torch):
-        """Logits a thousandth larger: with scaled logits the relative difference stays what it is."""
+        """Logits over a scale, and a little larger: the relative difference is about as much, whatever the scale."""
 
         def __init__(self, source: Source, scale: float, by: float = 1.0) -> None:
             super().__init__(source)
@@ -241,10 +244,8 @@ def test_parity_is_relative_to_the_spread_of_the_logits(text: Source) -> None:
 
     batches = text.task.parity_batches(text.validation.inputs)
     found = [measure_parity(Warmer(text, s), Warmer(text, s, 1.001), batches) for s in (1.0, 4.0)]
-    assert found[0].max_abs_diff > 2 * found[1].max_abs_diff or found[0].max_abs_diff < found[1].max_abs_diff
-    relative = [parity.relative_to_spread for parity in found]
-    assert all(value is not None and 5e-4 < value < 5e-3 for value in relative)
-    assert "relative_to_spread" in found[0].as_json()
+    relative = [parity.as_json()["relative_to_spread"] for parity in found]
+    assert all(5e-4 < value < 5e-3 for value in relative)
 
 
 def test_graphs_over_the_limit_keep_their_weights_in_a_file_beside(
@@ -270,6 +271,33 @@ def test_graphs_over_the_limit_keep_their_weights_in_a_file_beside(
     assert sum(part.stat().st_size for part in storage.parts(graph)) == before
     storage.delete_graph(graph)
     assert not {"fp32.onnx", "fp32.onnx.data"} & {path.name for path in tmp_path.iterdir()}
+
+
+def test_a_model_over_the_limit_goes_from_export_to_the_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "LIMIT_BYTES", 20_000)
+    folder = write_project(tmp_path / "tiny")
+    recipe = (folder / "recipe.yaml").read_text(encoding="utf-8")
+    recipe = recipe.replace("tune:\n", "tune:\n  methods: [feature-extraction]\n")
+    (folder / "recipe.yaml").write_text(f"{recipe}export:\n  variants: [fp32]\n", encoding="utf-8")
+    pipeline.tune(folder)
+    manifest = pipeline.export(folder).manifest
+    assert {"fp32.onnx", "fp32.onnx.data"} < manifest.files.keys()
+    (entry,) = manifest.details["variants"]
+    assert entry["size_bytes"] == sum(part.stat().st_size for part in storage.parts(folder / "onnx" / "fp32.onnx"))
+    pipeline.deploy(folder)
+    version = folder / "triton_repo" / "tiny.graph" / "1"
+    assert {path.name for path in version.iterdir()} == {"model.onnx", "fp32.onnx.data"}
+    deployed = published(folder / "triton_repo", "tiny")
+    assert "tiny.graph/1/fp32.onnx.data" in deployed.manifest.details["repository_files"]
+    task = load_task(manifest.task, folder / "onnx", manifest.labels)
+    rows, expected = golden(deployed)
+    served = OnnxRunner(version / "model.onnx", task)
+    np.testing.assert_allclose(np.concatenate([served.predict([row]) for row in rows]), expected, atol=1e-6)
+    assert is_current(folder / "onnx", folder / "triton_repo", "tiny", Deploy())
+    (version / "fp32.onnx.data").write_bytes(b"damaged")
+    assert not is_current(folder / "onnx", folder / "triton_repo", "tiny", Deploy())
 
 
 def external_names(model: ModelProto) -> set[str]:

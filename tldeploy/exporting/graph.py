@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import logging
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import onnx
 import torch
+from onnx import GraphProto, numpy_helper
 from torch import Tensor, nn
 
 from tldeploy.backbones.network import Network
@@ -70,6 +72,7 @@ def export_graph(network: Network, task: Classification, path: Path, opset: int,
         del part.metadata_props[:]
     onnx.helper.set_model_props(model, dict(metadata))
     _check_axes(model, task, sample)
+    _share_equal_weights(model.graph)
     save_graph(model, path)
     check_operators(path)
 
@@ -77,6 +80,23 @@ def export_graph(network: Network, task: Classification, path: Path, opset: int,
 def metadata(task: Classification, tuned_sha256: str, version: str) -> dict[str, str]:
     """What the file says about itself."""
     return {"tldeploy": version, "task": task.name, "labels": json.dumps(task.labels), "tuned_sha256": tuned_sha256}
+
+
+def _share_equal_weights(graph: GraphProto) -> None:
+    """Store what layers share once: the exporter gives each use of a matrix a transposed copy of its own."""
+    first: dict[tuple[int, tuple[int, ...], bytes], str] = {}
+    instead = {}
+    for tensor in graph.initializer:
+        digest = hashlib.sha256(numpy_helper.to_array(tensor).tobytes()).digest()
+        name = first.setdefault((tensor.data_type, tuple(tensor.dims), digest), tensor.name)
+        if name != tensor.name:
+            instead[tensor.name] = name
+    for node in graph.node:
+        for at, name in enumerate(node.input):
+            node.input[at] = instead.get(name, name)
+    for values in (graph.initializer, graph.value_info):
+        for value in [value for value in values if value.name in instead]:
+            values.remove(value)
 
 
 def _check_axes(model: onnx.ModelProto, task: Classification, sample: Tensors) -> None:
