@@ -43,7 +43,7 @@ def test_what_is_served_is_traced_to_the_recipe_verified_and_without_findings(pr
     links = pipeline.trace("tiny", repository=project / "triton_repo").links
     assert [link.what for link in links] == [
         *("graph", "deploy", "export", "tune"),
-        *("rows, train", "rows, validation", "rows, test", "recipe"),
+        *("rows, train", "rows, validation", "rows, test", "rows, calibration", "recipe"),
     ]
     assert {link.state for link in links} == {"intact"}
     assert [version.damaged for version in pipeline.verify(project / "triton_repo")] == [()]

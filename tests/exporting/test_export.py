@@ -26,7 +26,7 @@ from tldeploy.tasks.text_classification import TextClassification
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_project(tmp_path_factory.mktemp("job") / "tiny")
     pipeline.tune(folder)
-    pipeline.export(folder, variants=["fp32", "fused", "int8-dynamic"], keep_all=True)
+    pipeline.export(folder, variants=["fp32", "fused", "int8-dynamic", "int8-static"], keep_all=True)
     return folder
 
 
