@@ -19,6 +19,7 @@ import onnx
 
 from tldeploy.exporting.quantization.calibration import find_ranges
 from tldeploy.exporting.quantization.quiet import quiet
+from tldeploy.exporting.storage import external, save_graph
 from tldeploy.recipe.serving import Target
 from tldeploy.tasks.classification import Tensors
 
@@ -95,7 +96,7 @@ class StaticInt8:
                 extra_options=options,
             )
             quantizer.quantize_model()
-            quantizer.model.save_model_to_file(str(target), False)
+        save_graph(quantizer.model.model, target)
 
 
 def quantizable(model: onnx.ModelProto, between: bool) -> list[str]:
@@ -117,10 +118,18 @@ def _prepare(graph: Path, prepared: Path) -> None:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     with quiet():
-        quant_pre_process(graph, prepared, auto_merge=True)
+        large = external(graph).exists()
+        quant_pre_process(
+            graph,
+            prepared,
+            auto_merge=True,
+            save_as_external_data=large,
+            all_tensors_to_one_file=True,
+            external_data_location=external(prepared).name if large else None,
+        )
     model = onnx.load(prepared)
     used = {node.domain for node in model.graph.node} | {""}  # it declares every domain that it knows
     domains = [entry for entry in model.opset_import if entry.domain in used]
     del model.opset_import[:]
     model.opset_import.extend(domains)
-    onnx.save(model, prepared)
+    save_graph(model, prepared)
