@@ -10,19 +10,16 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import ModelProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 from torch import Tensor
 from transformers import AlbertConfig, AlbertModel
 
 from tests.exporting.tiny_source import LABELS, answers, text_source, with_a_loud_norm
-from tests.tiny_project import write_project
-from tldeploy import pipeline
 from tldeploy.backbones.network import Network, TextNetwork
 from tldeploy.data.rows import Rows
 from tldeploy.errors import ArtifactError, QualityError
 from tldeploy.exporting import storage
 from tldeploy.exporting.export import _calibration
-from tldeploy.exporting.fusion import fuse
 from tldeploy.exporting.graph import export_graph
 from tldeploy.exporting.parity import measure_parity
 from tldeploy.exporting.scorecard import Entry, Speed
@@ -31,11 +28,9 @@ from tldeploy.exporting.soundness import check_operators, check_weights
 from tldeploy.exporting.source import Source
 from tldeploy.exporting.variants import VARIANTS
 from tldeploy.measuring.statistics import Estimate
-from tldeploy.recipe import Deploy, Export
+from tldeploy.recipe import Export
 from tldeploy.runtime.onnx import OnnxRunner
-from tldeploy.tasks import load_task
 from tldeploy.tasks.metrics import Metric
-from tldeploy.triton.repository import golden, is_current, published
 
 
 @pytest.fixture(scope="module")
@@ -216,11 +211,8 @@ def test_logits_without_spread_have_no_relative_difference(text: Source, tmp_pat
         if tensor.name.startswith("network.head"):
             tensor.CopyFrom(numpy_helper.from_array(np.zeros(tuple(tensor.dims), np.float32), tensor.name))
     onnx.save(model, tmp_path / "constant.onnx")
-    runner, batches = (
-        OnnxRunner(tmp_path / "constant.onnx", text.task),
-        text.task.parity_batches(text.validation.inputs),
-    )
-    parity = measure_parity(runner, runner, batches)
+    runner = OnnxRunner(tmp_path / "constant.onnx", text.task)
+    parity = measure_parity(runner, runner, text.task.parity_batches(text.validation.inputs))
     assert (parity.max_abs_diff, parity.relative_to_spread) == (0.0, None)
     for variant in ("int8-weights", "int4-weights"):
         source = replace(text, graph=tmp_path / "constant.onnx")
@@ -246,64 +238,6 @@ def test_parity_is_relative_to_the_spread_of_the_logits(text: Source) -> None:
     found = [measure_parity(Warmer(text, s), Warmer(text, s, 1.001), batches) for s in (1.0, 4.0)]
     relative = [parity.as_json()["relative_to_spread"] for parity in found]
     assert all(5e-4 < value < 5e-3 for value in relative)
-
-
-def test_graphs_over_the_limit_keep_their_weights_in_a_file_beside(
-    text: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(storage, "LIMIT_BYTES", 20_000)
-    graph = tmp_path / "fp32.onnx"
-    export_graph(text.network, text.task, graph, 20, {})
-    assert [part.name for part in storage.parts(graph)] == ["fp32.onnx", "fp32.onnx.data"]
-    assert (tmp_path / "fp32.onnx.data").stat().st_size > 60_000
-    rows = text.validation.take(np.arange(8))
-    expected = answers(text.graph, text.task, rows)
-    np.testing.assert_array_equal(answers(graph, text.task, rows), expected)
-    large = replace(text, graph=graph, settings=Export(target="cuda"))
-    fuse(graph, tmp_path / "fused.onnx", 2)
-    VARIANTS["fp16"].make(large, tmp_path / "fp16.onnx")
-    VARIANTS["int8-weights"].make(large, tmp_path / "int8-weights.onnx")
-    for name, tolerance in {"fused": 1e-4, "fp16": 2e-3, "int8-weights": 1e-2}.items():
-        assert external_names(onnx.load(tmp_path / f"{name}.onnx", load_external_data=False)) == {f"{name}.onnx.data"}
-        np.testing.assert_allclose(answers(tmp_path / f"{name}.onnx", text.task, rows), expected, atol=tolerance)
-    before = sum(part.stat().st_size for part in storage.parts(graph))
-    export_graph(text.network, text.task, graph, 20, {})  # over what is there, not behind it
-    assert sum(part.stat().st_size for part in storage.parts(graph)) == before
-    storage.delete_graph(graph)
-    assert not {"fp32.onnx", "fp32.onnx.data"} & {path.name for path in tmp_path.iterdir()}
-
-
-def test_a_model_over_the_limit_goes_from_export_to_the_repository(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(storage, "LIMIT_BYTES", 20_000)
-    folder = write_project(tmp_path / "tiny")
-    recipe = (folder / "recipe.yaml").read_text(encoding="utf-8")
-    recipe = recipe.replace("tune:\n", "tune:\n  methods: [feature-extraction]\n")
-    (folder / "recipe.yaml").write_text(f"{recipe}export:\n  variants: [fp32]\n", encoding="utf-8")
-    pipeline.tune(folder)
-    manifest = pipeline.export(folder).manifest
-    assert {"fp32.onnx", "fp32.onnx.data"} < manifest.files.keys()
-    (entry,) = manifest.details["variants"]
-    assert entry["size_bytes"] == sum(part.stat().st_size for part in storage.parts(folder / "onnx" / "fp32.onnx"))
-    pipeline.deploy(folder)
-    version = folder / "triton_repo" / "tiny.graph" / "1"
-    assert {path.name for path in version.iterdir()} == {"model.onnx", "fp32.onnx.data"}
-    deployed = published(folder / "triton_repo", "tiny")
-    assert "tiny.graph/1/fp32.onnx.data" in deployed.manifest.details["repository_files"]
-    task = load_task(manifest.task, folder / "onnx", manifest.labels)
-    rows, expected = golden(deployed)
-    served = OnnxRunner(version / "model.onnx", task)
-    np.testing.assert_allclose(np.concatenate([served.predict([row]) for row in rows]), expected, atol=1e-6)
-    assert is_current(folder / "onnx", folder / "triton_repo", "tiny", Deploy())
-    (version / "fp32.onnx.data").write_bytes(b"damaged")
-    assert not is_current(folder / "onnx", folder / "triton_repo", "tiny", Deploy())
-
-
-def external_names(model: ModelProto) -> set[str]:
-    return {
-        entry.value for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "location"
-    }
 
 
 def test_an_artifact_without_calibration_rows_asks_to_be_tuned_again(tmp_path: Path) -> None:

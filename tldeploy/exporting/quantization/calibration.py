@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tldeploy.data.coverage import covering
 from tldeploy.data.rows import Rows
 from tldeploy.exporting.quantization.quiet import quiet
+from tldeploy.exporting.storage import external
 from tldeploy.tasks.classification import Classification, Tensors
 
 BATCH = 8
@@ -55,6 +56,7 @@ def find_ranges(
             graph,
             list(operators),
             augmented_model_path=str(Path(folder) / "augmented.onnx"),
+            use_external_data_format=external(graph).exists(),
             calibrate_method=kind.get(method, CalibrationMethod.Entropy),
             extra_options=options,
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 
 from tldeploy.exporting.quantization.quiet import quiet
+from tldeploy.exporting.storage import is_large
 
 
 class DynamicInt8:
@@ -43,4 +44,5 @@ class DynamicInt8:
                 reduce_range=self._reduce_range,
                 weight_type=QuantType.QInt8,
                 nodes_to_exclude=list(in_float),
+                use_external_data_format=is_large(self._model.graph),
             )

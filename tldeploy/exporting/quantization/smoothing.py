@@ -23,6 +23,7 @@ from onnx import GraphProto, NodeProto, numpy_helper
 
 from tldeploy.exporting.quantization.calibration import covering_batches
 from tldeploy.exporting.source import Source
+from tldeploy.exporting.storage import save_graph
 from tldeploy.runtime.session import open_session
 from tldeploy.tasks.classification import Tensors
 
@@ -68,7 +69,7 @@ def smooth_graph(graph: Path, target: Path, batches: Sequence[Tensors], alpha: f
         (_fold if folded else _insert)(model.graph, weights, place, s)
         reason = "nothing but products reads it" if folded else f"{place.others} other nodes read it"
         said.append({"norm": place.norm.name, "done": "folded" if folded else "inserted", "reason": reason})
-    onnx.save(model, target)
+    save_graph(model, target)
     return said
 
 
@@ -136,7 +137,7 @@ def _largest(graph: Path, names: Sequence[str], batches: Sequence[Tensors]) -> l
     model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
     with tempfile.TemporaryDirectory() as folder:
         tapped = Path(folder) / "tapped.onnx"
-        onnx.save(model, tapped)
+        save_graph(model, tapped)
         session = open_session(tapped)
     seen = [
         [np.abs(values).reshape(-1, values.shape[-1]).max(axis=0) for values in session.run(names, batch)]

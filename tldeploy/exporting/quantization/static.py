@@ -20,6 +20,7 @@ import onnx
 from tldeploy.errors import QualityError
 from tldeploy.exporting.quantization.calibration import find_ranges
 from tldeploy.exporting.quantization.quiet import quiet
+from tldeploy.exporting.storage import external, save_graph
 from tldeploy.recipe.serving import Target
 from tldeploy.tasks.classification import Tensors
 
@@ -96,7 +97,7 @@ class StaticInt8:
                 extra_options=options,
             )
             quantizer.quantize_model()
-            quantizer.model.save_model_to_file(str(target), False)
+        save_graph(quantizer.model.model, target)
 
 
 def quantizable(model: onnx.ModelProto, between: bool) -> list[str]:
@@ -117,9 +118,17 @@ def quantizable(model: onnx.ModelProto, between: bool) -> list[str]:
 def _prepare(graph: Path, prepared: Path) -> None:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
+    large = external(graph).exists()
     try:
         with quiet():
-            quant_pre_process(graph, prepared, skip_symbolic_shape=True)  # it needs types, and those are known
+            quant_pre_process(
+                graph,
+                prepared,
+                skip_symbolic_shape=True,  # it needs types, and those are known
+                save_as_external_data=large,
+                all_tensors_to_one_file=True,
+                external_data_location=external(prepared).name if large else None,
+            )
     except Exception as error:  # onnxruntime's exceptions share no base class
         reason = " ".join(str(error).split())[:300]
         raise QualityError("prepare the graph for quantization", reason, "leave this variant out") from error
@@ -128,4 +137,4 @@ def _prepare(graph: Path, prepared: Path) -> None:
     domains = [entry for entry in model.opset_import if entry.domain in used]
     del model.opset_import[:]
     model.opset_import.extend(domains)
-    onnx.save(model, prepared)
+    save_graph(model, prepared)
