@@ -37,7 +37,7 @@ def open_session(
     try:
         session = onnxruntime.InferenceSession(str(model), options, providers=[provider])
     except Exception as error:  # onnxruntime's exceptions share no base class
-        reason = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split()).replace(f"Load model from {model} failed:", "")[:300]
         if provider == "CPUExecutionProvider":
             raise ArtifactError(asked, reason, "export the model again") from error
         raise MachineError(asked, reason, "see `tldeploy doctor`, or use the CPU") from error
