@@ -293,7 +293,9 @@ def table(results: dict[str, Any]) -> str:
     for key, result in results.items():
         name, threads = key.split(", ")
         requests = list(result["rounds_ms"])
-        head = [f"{name}, {threads}", *requests, "MB", "opened in s"]
+        peak = result["peak_gflops"]
+        rates = f"{peak['fp32']:.0f} and {peak['int8']:.0f} Gop/s in fp32 and int8"
+        head = [f"{name}, {threads}; {rates}", *requests, "MB", "opened in s"]
         rows = []
         for engine in result["opened"]:
             cells = []
@@ -302,7 +304,7 @@ def table(results: dict[str, Any]) -> str:
                 kind = "int8" if "int8" in engine else "fp32"
                 ms = statistics.median(result["rounds_ms"][request][engine])
                 rate = result["operations"][request] / ms / 1e6
-                share = rate / result["peak_gflops"][kind]
+                share = rate / peak[kind]
                 cells.append(f"{value:.2f} [{low:.2f}, {high:.2f}] {ms:.1f} ms, {share:.0%}")
             size = result["size_bytes"].get(engine)
             opened = result["opened"][engine]["seconds"]
@@ -328,7 +330,7 @@ def main() -> None:
                 found = measure(subject, threads, asked.peers, Path(folder))
             torch.set_num_threads(threads)
             counted = {request: operations(subject, request) for request in subject.requests}
-            results[f"{name}, {threads} threads"] = found | {
+            results[f"{name}, threads: {threads}"] = found | {
                 "operations": counted,
                 "peak_gflops": peak_gflops(threads),
             }
