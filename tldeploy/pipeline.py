@@ -10,16 +10,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from tldeploy import artifacts
+from tldeploy import artifacts, engines
 from tldeploy.artifacts import Manifest, fingerprint
 from tldeploy.data.own_files import own_files
+from tldeploy.engines import Protocol
 from tldeploy.errors import ArtifactError, UsageError
 from tldeploy.progress import say
 from tldeploy.recipe import Export, Recipe
@@ -27,7 +28,6 @@ from tldeploy.recipe import Export, Recipe
 if TYPE_CHECKING:
     from tldeploy.environment import Check
     from tldeploy.exporting.explain import Explained
-    from tldeploy.runtime import Runner
     from tldeploy.triton.keeping import Verified
     from tldeploy.triton.lineage import Trace
     from tldeploy.triton.lint.check import Lint
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from tldeploy.tuning.search import Searched
 
 RecipeLike = Recipe | str | Path
-Protocol = Literal["http", "grpc"]
 TUNED_FORMAT = 2  # with calibration.jsonl
 
 
@@ -209,7 +208,7 @@ def deploy(recipe: RecipeLike, force: bool = False) -> Outcome:
 def bench(recipe: RecipeLike, force: bool = False) -> Outcome:
     """Measure every engine of the recipe on the held-out rows, in one interleaved run, and write the report."""
     recipe = _loaded(recipe)
-    parents = {kind: artifacts.load(folder, kind) for kind, folder in _artifacts_behind_bench(recipe)}
+    parents = {kind: artifacts.load(folder, kind) for kind, folder in engines.artifacts_behind(recipe)}
     folder = recipe.path("bench")
     _check_lineage(recipe, parents)
     hashes = {kind: manifest.sha256 for kind, manifest in parents.items()}
@@ -218,7 +217,7 @@ def bench(recipe: RecipeLike, force: bool = False) -> Outcome:
     def run_stage() -> Manifest:
         from tldeploy.benchmarking.bench import bench as run_bench
 
-        with _runners(recipe, parents["export"]) as runners:
+        with engines.opened(recipe, parents["export"]) as runners:
             return run_bench(
                 recipe.bench,
                 recipe.name,
@@ -386,48 +385,3 @@ def _check_lineage(recipe: Recipe, behind: dict[str, Manifest], verb: str = "ben
         if kind in behind and behind[kind].parents[parent] != behind[parent].sha256:
             found = f"the {kind} artifact was made from another {parent} artifact than the one that is there now"
             raise ArtifactError(f"{verb} {recipe.name}", found, f"run `tldeploy {kind} {recipe.folder}` first")
-
-
-def _artifacts_behind_bench(recipe: Recipe) -> list[tuple[str, Path]]:
-    behind = [("tune", recipe.path("tuned")), ("export", recipe.path("onnx"))]
-    if _served_protocols(recipe):
-        from tldeploy.triton import repository
-
-        place = recipe.path(recipe.deploy.repository)
-        behind.append(("deploy", repository.published(place, recipe.name).path))
-    return behind
-
-
-def _served_protocols(recipe: Recipe) -> list[Protocol]:
-    protocols: list[Protocol] = ["http", "grpc"]
-    return [protocol for protocol in protocols if f"triton-{protocol}" in recipe.bench.engines]
-
-
-@contextlib.contextmanager
-def _runners(recipe: Recipe, exported: Manifest) -> Iterator[list[Runner]]:
-    """Every engine that the recipe benches, open; the served ones by a private server on free ports."""
-    from tldeploy.tasks import load_task
-
-    task = load_task(exported.task, recipe.path("onnx"), exported.labels)
-    with contextlib.ExitStack() as stack:
-        runners: list[Runner] = []
-        if "torch" in recipe.bench.engines:
-            from tldeploy.runtime.pytorch import TorchRunner
-
-            runners.append(TorchRunner(recipe.path("tuned"), task))
-        if "onnxruntime" in recipe.bench.engines:
-            from tldeploy.runtime.onnx import OnnxRunner
-
-            files = [variant["file"] for variant in exported.details["variants"] if variant["file"]]
-            runners += [OnnxRunner(recipe.path("onnx") / file, task) for file in files]
-        if protocols := _served_protocols(recipe):
-            from tldeploy.runtime.triton import Client
-            from tldeploy.triton.server import Server
-
-            place = recipe.path(recipe.deploy.repository)
-            server = stack.enter_context(Server(place, http_port=0, grpc_port=0, metrics_port=0))
-            urls = {"http": server.http_url, "grpc": server.grpc_url}
-            runners += [Client(url=urls[protocol], model=recipe.name, protocol=protocol) for protocol in protocols]
-        for runner in runners:
-            stack.callback(runner.close)
-        yield runners
