@@ -1,12 +1,12 @@
 """How much of the distance to labels adaptation closes: the recipe of tweet-sentiment over several seeds.
 
 .venv/bin/python bench/adaptation.py run [--seeds 0 1 2] [--methods self-training coral …] [--target tweets]
-.venv/bin/python bench/adaptation.py table
+.venv/bin/python bench/adaptation.py table bench/results/<machine>
 
 1. `run` tunes once for each seed, which draws the splits of both domains, the head and the order of batches, and leaves
    each artifact below models/tweet-sentiment/.cache/adaptation/; runs that are there already are kept. The recipe as it
    stands is seed 0, and its artifact the model's own.
-2. `table` writes what all of them measured into results/xeon-amx-2-cores/adaptation.json and .md.
+2. `table` writes what all of them measured into adaptation.json and .md of that folder.
 
 Targets: tweets, and two of the same archive that were not looked at while the method was found: movies and editorials.
 """
@@ -20,14 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from tldeploy import artifacts, pipeline
-from tldeploy.artifacts import fingerprint
+from tldeploy.artifacts import fingerprint, write_file
 from tldeploy.data.fetch import fetch_files
 from tldeploy.recipe import ADAPTATIONS, Fetch, Recipe
 
 ROOT = Path(__file__).parent.parent
 MODEL = ROOT / "models" / "tweet-sentiment"
 RUNS = MODEL / ".cache" / "adaptation"
-RECORD = ROOT / "bench" / "results" / "xeon-amx-2-cores" / "adaptation.json"
 ARCHIVE = "additional_resources/hutto_ICWSM_2014.tar.gz"
 OTHERS = {  # each with the sha256 of its file
     "movies": (
@@ -86,7 +85,8 @@ def record() -> dict[str, Any]:
     runs = []
     environment: dict[str, Any] = {}
     own = Recipe.load(MODEL)
-    for folder in [MODEL / "tuned", *sorted(path for path in RUNS.iterdir() if not path.name.startswith("."))]:
+    folders = [MODEL / "tuned", *sorted(path for path in RUNS.glob("*") if not path.name.startswith("."))]
+    for folder in filter(Path.exists, folders):
         manifest = artifacts.load(folder, "tune")
         target, _, rest = folder.name.partition("-") if folder.parent == RUNS else ("tweets", "", str(own.data.seed))
         decided = {choice.about: choice for choice in manifest.decisions}
@@ -154,19 +154,20 @@ def _mean(values: list[float]) -> float:
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("table")
+    writing = verbs.add_parser("table")
+    writing.add_argument("out", type=Path)
     running = verbs.add_parser("run")
     running.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    running.add_argument("--methods", nargs="+", choices=ADAPTATIONS, default=["self-training"])
+    running.add_argument("--methods", nargs="+", choices=ADAPTATIONS, default=["self-training", "noisy-student"])
     running.add_argument("--target", choices=["tweets", *OTHERS], default="tweets")
     given = parser.parse_args(arguments)
     if given.verb == "run":
         run(given.seeds, given.methods, given.target)
     else:
         found = record()
-        RECORD.parent.mkdir(parents=True, exist_ok=True)
-        RECORD.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-        RECORD.with_suffix(".md").write_text(table(found), encoding="utf-8")
+        given.out.mkdir(parents=True, exist_ok=True)
+        write_file(given.out / "adaptation.json", json.dumps(found, indent=2) + "\n")
+        write_file(given.out / "adaptation.md", table(found))
         print(table(found), end="")
     return 0
 
