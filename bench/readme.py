@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-RECORDED = ROOT / "bench" / "results" / "epyc-2-cores" / "review-sentiment.json"
+RECORDED = ROOT / "bench" / "results" / "epyc-avx2-2-cores" / "review-sentiment.json"
 BEGIN, END = "<!-- figures: bench/readme.py -->\n", "<!-- end of figures -->\n"
 
 
 def figures(report: dict[str, Any]) -> str:
     """The recorded run as Markdown: the machine, the scorecard and the engines."""
     machine = report["environment"]
-    about = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']:.0f} GB; {report['rows']} held-out rows"
+    newest = machine["instructions"][-1] if machine["instructions"] else "plain x86_64"
+    about = f"{machine['cpu']} ({newest}), {machine['cores']} cores; {report['rows']:,} held-out rows"
     return "\n\n".join([f"Measured on {about}:", variants(report), engines(report)]) + "\n"
 
 
@@ -30,11 +31,14 @@ def variants(report: dict[str, Any]) -> str:
             f"{entry['parity']['max_abs_diff']:.0e}",
             interval(entry["metric"]),
             f"{entry['drop']['points']:+.2f} [{entry['drop']['low']:+.2f}, {entry['drop']['high']:+.2f}]",
-            f"{entry['speedup']['value']:.2f} [{entry['speedup']['low']:.2f}, {entry['speedup']['high']:.2f}]",
+            spread(entry["speedup"]),
+            spread(entry["throughput_speedup"]),
+            f"{entry['load_ms']:.0f}",
+            f"{entry['memory_mb']:.0f}",
         ]
         for entry in report["variants"]
     ]
-    head = ["variant", "MB", "off PyTorch", "weighted F1, validation", "points lost", "times fp32"]
+    head = ["variant", "MB", "off PyTorch", "weighted F1, validation", "points lost", "times fp32", "in batches", "load ms", "RAM MB"]
     return markdown(head, rows)
 
 
@@ -46,7 +50,7 @@ def engines(report: dict[str, Any]) -> str:
             *(f"{engine[f'p{share}_ms']:.1f}" for share in (50, 90, 99)),
             *(f"{engine['throughput_per_s'][level]:.0f}" for level in levels),
             interval(engine["metric"]),
-            f"{engine['speedup']['value']:.2f} [{engine['speedup']['low']:.2f}, {engine['speedup']['high']:.2f}]",
+            spread(engine["speedup"]),
         ]
         for engine in report["engines"]
     ]
@@ -56,6 +60,10 @@ def engines(report: dict[str, Any]) -> str:
 
 def interval(metric: dict[str, float]) -> str:
     return f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]"
+
+
+def spread(ratio: dict[str, float]) -> str:
+    return f"{ratio['value']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:
