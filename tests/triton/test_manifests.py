@@ -1,4 +1,4 @@
-"""Manifests: what they say of a repository, whether clusters know their fields, and whether the server knows its flags."""
+"""Manifests: what they say of a repository, and whether clusters know their fields and the server its flags."""
 
 from __future__ import annotations
 
@@ -110,6 +110,12 @@ def test_memory_grows_with_the_files_and_the_instances(tmp_path: Path) -> None:
     assert read_needs(tmp_path).memory_gib == 1 + 2 * 2 + 1  # a little over 1 GiB, twice, in two instances
 
 
+def test_spaces_in_the_path_stay_behind(tmp_path: Path) -> None:
+    corpus.classifier(tmp_path / "my models")
+    made = pipeline.manifests(tmp_path / "my models", "docker", tmp_path / "my image")
+    assert made.next.endswith(f"'{tmp_path / 'my image' / 'Dockerfile'}' '{tmp_path / 'my models'}'")
+
+
 @given(st.text())
 def test_a_name_is_one_that_kubernetes_takes(name: str) -> None:
     assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", _cluster_name(name))
@@ -127,8 +133,13 @@ def test_the_image_has_the_packages_the_models_and_no_version_that_is_not_served
     made = pipeline.manifests(repository, "docker", tmp_path)
     lines = (tmp_path / "Dockerfile").read_text().splitlines()
     assert "FROM nvcr.io/nvidia/tritonserver:${TRITON}-py3" in lines
-    assert any(line.startswith("RUN ") and line.endswith(f" tokenizers=={metadata.version('tokenizers')}") for line in lines)
-    assert [line for line in lines if line.startswith(("COPY", "USER"))] == ["COPY --chmod=0555 . /models", "USER 1000:1000"]
+    assert any(
+        line.startswith("RUN ") and line.endswith(f" tokenizers=={metadata.version('tokenizers')}") for line in lines
+    )
+    assert [line for line in lines if line.startswith(("COPY", "USER"))] == [
+        "COPY --chmod=0555 . /models",
+        "USER 1000:1000",
+    ]
     assert (tmp_path / "Dockerfile.dockerignore").read_text().splitlines()[-1] == "My_reviews/1"
     assert made.next == f"docker build -t my-reviews -f {tmp_path / 'Dockerfile'} {repository}"
 
@@ -205,7 +216,9 @@ def test_what_belongs_together_in_the_chart_has_the_same_names(repository: Path,
     (container,) = pod["spec"]["containers"]
     ports = {port["name"] for port in container["ports"]}
     assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
-    assert {endpoint["port"] for endpoint in monitor["endpoints"]} <= {port["name"] for port in service["spec"]["ports"]}
+    assert {endpoint["port"] for endpoint in monitor["endpoints"]} <= {
+        port["name"] for port in service["spec"]["ports"]
+    }
     assert {container[probe]["httpGet"]["port"] for probe in container if probe.endswith("Probe")} <= ports
     assert {mount["name"] for mount in container["volumeMounts"]} == {v["name"] for v in pod["spec"]["volumes"]}
 

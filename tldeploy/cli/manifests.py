@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 @click.option("--storage-uri", default="", help="For kserve: where it finds the repository.")
 @click.option("--force", is_flag=True, help="Overwrite files that differ.")
 @json_option
-def command(
-    repository: str, kind: Kind, out: str, image: str, storage_uri: str, force: bool, as_json: bool
-) -> None:
+def command(repository: str, kind: Kind, out: str, image: str, storage_uri: str, force: bool, as_json: bool) -> None:
     """Write what serves a model repository on other machines: an image, a Helm chart, or a KServe service.
 
     Reads from the repository which models it has, which of them want GPUs, and which packages their Python steps

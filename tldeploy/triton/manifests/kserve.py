@@ -1,8 +1,8 @@
 """A KServe InferenceService: KServe fetches the repository from storage and runs Triton on it.
 
-Its Triton runtime, `kserve-tritonserver`, loads what lies below `storageUri` from /mnt/models, listens on the ports that
-KServe wants, and appends `args` to its own; limits that are not given here stay the runtime's, one core and 2 GiB. Its
-image has no packages for Python steps, so these need an image of ours.
+Its Triton runtime, `kserve-tritonserver`, loads what lies below `storageUri` from /mnt/models, listens on the ports
+that KServe wants, and appends `args` to its own; limits that are not given here stay the runtime's, one core and 2 GiB.
+Its image has no packages for Python steps, so these need an image of ours.
 """
 
 from __future__ import annotations

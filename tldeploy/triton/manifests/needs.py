@@ -20,6 +20,7 @@ from pathlib import Path
 from tldeploy.errors import ArtifactError, MachineError, QualityError
 from tldeploy.triton.lint.check import lint
 from tldeploy.triton.lint.models import Model, Target
+from tldeploy.triton.lint.rules import Finding
 from tldeploy.triton.transaction import recover
 
 # Where nothing tells: enough for a small encoder and the server itself.
@@ -36,11 +37,15 @@ _LONGEST_NAME = 40
 class Needs:
     """What a repository needs.
 
-    name: for the cluster's objects. called: the models that clients call. packages: those of Python steps, by name,
-    with their versions. gpus: for each replica. cores: of the CPU, for each replica. open_threads: whether a model
-    leaves its number of threads to onnxruntime. memory_gib: a first guess. queue_delay_us: the longest that a model
-    waits for a batch to fill. unserved: version folders that no configuration asks for. complete: whether every configuration names its backend, inputs and outputs, so that
-    the server need not look for them.
+    name: for the cluster's objects.
+    called: the models that clients call.
+    packages: those of Python steps, by name, with their versions.
+    gpus, cores: for each replica.
+    open_threads: whether a model leaves its number of threads to onnxruntime.
+    memory_gib: a first guess.
+    queue_delay_us: the longest that a model waits for a batch to fill.
+    unserved: version folders that no configuration asks for.
+    complete: whether every configuration names its backend, inputs and outputs, so that the server need not look.
     """
 
     repository: Path
@@ -101,12 +106,17 @@ def _sound(repository: Path) -> list[Model]:
         fix = "name the folder that the server gets as --model-repository"
         raise ArtifactError(asked, "there is no such folder", fix)
     found = lint(repository, Target(gpus=1))
-    errors = [finding for finding in found.findings if finding.severity == "error"]
+    errors = [finding for finding in found.findings if finding.severity == "error" and not _only_here(finding)]
     if errors:
         others = f", and {len(errors) - 1} more" if len(errors) > 1 else ""
         said = f"a server would refuse it: {errors[0].place}: {errors[0].found}{others}"
         raise QualityError(asked, said, f"see `tldeploy lint {repository}`")
     return [Model(repository / name) for name in found.models]
+
+
+def _only_here(finding: Finding) -> bool:
+    """Spaces in the path to the repository stay behind; in the name of a model they would not."""
+    return finding.rule == "path-spaces" and " " not in finding.model
 
 
 def _cluster_name(name: str) -> str:
@@ -121,7 +131,7 @@ def _packages(models: Sequence[Model], asked: str) -> dict[str, str]:
     for model in models:
         if model.backend == "python" and "EXECUTION_ENV_PATH" not in model.known.parameters:
             for version in model.served:
-                needed |= {name: model.name for name in _imports(model.folder / str(version), asked)}
+                needed |= dict.fromkeys(_imports(model.folder / str(version), asked), model.name)
     distributions = metadata.packages_distributions() if needed else {}
     packages = {}
     for name, model_name in sorted(needed.items()):
@@ -137,7 +147,9 @@ def _imports(folder: Path, asked: str) -> set[str]:
     """The modules that the files of a version import, without those of Python, of the server, and its own."""
     files = sorted(folder.rglob("*.py"))
     own = {path.stem for path in (*files, *folder.iterdir())}
-    return {name for file in files for name in _imported_by(file, asked)} - own - _IN_THE_IMAGE - sys.stdlib_module_names
+    return (
+        {name for file in files for name in _imported_by(file, asked)} - own - _IN_THE_IMAGE - sys.stdlib_module_names
+    )
 
 
 def _imported_by(file: Path, asked: str) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -73,8 +74,9 @@ def _refuse_to_overwrite(out: Path, changed: list[str]) -> None:
 
 def _next(needs: Needs, kind: Kind, out: Path, image: str) -> str:
     if kind == "docker":
-        return f"docker build -t {image or needs.name} -f {out / DOCKERFILE} {needs.repository}"
+        build = ["docker", "build", "-t", image or needs.name, "-f", str(out / DOCKERFILE), str(needs.repository)]
+        return shlex.join(build)
     if kind == "helm":
-        unnamed = "" if image else " --set image=REGISTRY/NAME:TAG"
-        return f"helm upgrade --install {needs.name} {out / needs.name}{unnamed}"
-    return f"kubectl apply -f {out / SERVICE}"
+        unnamed = [] if image else ["--set", "image=REGISTRY/NAME:TAG"]
+        return shlex.join(["helm", "upgrade", "--install", needs.name, str(out / needs.name), *unnamed])
+    return shlex.join(["kubectl", "apply", "-f", str(out / SERVICE)])
