@@ -359,7 +359,7 @@ def unknown(found: Any, known: Any, path: str = "") -> Iterator[str]:
 def test_every_field_is_one_that_is_published(repository: Path, on_gpus: Path, tmp_path: Path) -> None:
     kinds = set()
     for place in (repository, on_gpus):
-        for made in objects_of(place, tmp_path / place.name):
+        for made in objects_of(place, tmp_path / "out" / place.name):
             assert list(unknown(made, FIELDS[made["kind"]])) == []
             kinds.add(made["kind"])
     assert kinds == FIELDS.keys() - {"source"}
@@ -373,7 +373,7 @@ def test_a_misspelt_field_would_be_found() -> None:
 def test_kubernetes_own_schemas_accept_every_object(repository: Path, on_gpus: Path, tmp_path: Path) -> None:
     validator = pytest.importorskip("kubernetes_validate")
     for place in (repository, on_gpus):
-        for made in objects_of(place, tmp_path / place.name):
+        for made in objects_of(place, tmp_path / "out" / place.name):
             if made["kind"] not in {"InferenceService", "ServiceMonitor"}:
                 for version in ("1.25", "1.37"):
                     validator.validate(made, version, strict=True)
@@ -382,7 +382,7 @@ def test_kubernetes_own_schemas_accept_every_object(repository: Path, on_gpus: P
 def test_helm_makes_the_same_of_the_chart(repository: Path, on_gpus: Path, tmp_path: Path) -> None:
     helm = pytest.importorskip("helm_python")
     for place in (repository, on_gpus):
-        chart = chart_of(place, tmp_path / place.name)
+        chart = chart_of(place, tmp_path / "out" / place.name)
         for values in ({}, {"autoscaling": {"enabled": False}, "monitoring": {"enabled": False}}):
             with helm.Chart.load(str(chart)) as loaded:
                 made = loaded.render(values, name="demo", namespace="default")
@@ -428,6 +428,12 @@ def test_a_repository_that_cannot_be_served_is_one_clear_error(
     assert not (tmp_path / "out").exists()
 
 
+def test_nothing_is_written_into_the_repository(on_gpus: Path) -> None:
+    with pytest.raises(UsageError, match="a server would take it for a model"):
+        pipeline.manifests(on_gpus, "docker", on_gpus / "manifests")
+    assert [path.name for path in on_gpus.iterdir()] == ["classifier"]
+
+
 @pytest.mark.parametrize("kind", ["docker", "helm", "kserve"])
 def test_what_was_changed_by_hand_is_kept_unless_told(kind: Kind, repository: Path, tmp_path: Path) -> None:
     first = pipeline.manifests(repository, kind, tmp_path, IMAGE, STORAGE)
@@ -438,7 +444,7 @@ def test_what_was_changed_by_hand_is_kept_unless_told(kind: Kind, repository: Pa
     ours.write_text("# mine\n")
     if removed != ours:
         removed.unlink()
-    with pytest.raises(UsageError, match=f"other files already: {first.written[0]}$"):
+    with pytest.raises(UsageError, match=f"other files already: {first.written[0]}\n"):
         pipeline.manifests(repository, kind, tmp_path, IMAGE, STORAGE)
     assert ours.read_text() == "# mine\n"
     assert removed == ours or not removed.exists()

@@ -36,9 +36,13 @@ def write_manifests(
     """Write what runs the repository by `kind` into the folder `out`; a chart goes into a folder of its name there.
 
     Each file is written whole or not at all. Raises what `read_needs` and `inference_service` raise, UsageError
-    when a file is there that differs and `force` is not given, all before anything is written, and StorageError.
+    when `out` lies in the repository or a file is there that differs and `force` is not given, all before anything is
+    written, and StorageError.
     """
     needs = read_needs(repository)
+    if out.resolve().is_relative_to(needs.repository):
+        found = "it lies in the model repository, where a server would take it for a model"
+        raise UsageError(f"write below {out}", found, "give another --out")
     files = _files(needs, kind, image, storage_uri)
     same = tuple(name for name, text in files.items() if _is_there(out / name, text))
     changed = [name for name in files if name not in same]
