@@ -36,13 +36,11 @@ def write_manifests(
     """Write what runs the repository by `kind` into the folder `out`; a chart goes into a folder of its name there.
 
     Each file is written whole or not at all. Raises what `read_needs` and `inference_service` raise, UsageError
-    when `out` lies in the repository or a file is there that differs and `force` is not given, all before anything is
-    written, and StorageError.
+    when `out` is no folder or lies in the repository, or when a file is there that differs and `force` is not given, all
+    before anything is written, and StorageError.
     """
     needs = read_needs(repository)
-    if out.resolve().is_relative_to(needs.repository):
-        found = "it lies in the model repository, where a server would take it for a model"
-        raise UsageError(f"write below {out}", found, "give another --out")
+    _check_place(out, needs)
     files = _files(needs, kind, image, storage_uri)
     same = tuple(name for name, text in files.items() if _is_there(out / name, text))
     changed = [name for name in files if name not in same]
@@ -63,6 +61,14 @@ def _files(needs: Needs, kind: Kind, image: str, storage_uri: str) -> dict[str, 
     if kind == "kserve":
         return {SERVICE: inference_service(needs, image, storage_uri)}
     raise UsageError(f"write manifests for {kind}", "it is not known", "docker, helm or kserve")
+
+
+def _check_place(out: Path, needs: Needs) -> None:
+    asked, fix = f"write below {out}", "give another --out"
+    if file := next((place for place in (out, *out.parents) if place.exists() and not place.is_dir()), None):
+        raise UsageError(asked, f"{file} is a file", fix)
+    if out.resolve().is_relative_to(needs.repository):
+        raise UsageError(asked, "it lies in the model repository, where a server would take it for a model", fix)
 
 
 def _is_there(path: Path, text: str) -> bool:
