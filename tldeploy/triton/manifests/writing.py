@@ -36,8 +36,8 @@ def write_manifests(
     """Write what runs the repository by `kind` into the folder `out`; a chart goes into a folder of its name there.
 
     Each file is written whole or not at all. Raises what `read_needs` and `inference_service` raise, UsageError
-    when `out` is no folder or lies in the repository, or when a file is there that differs and `force` is not given, all
-    before anything is written, and StorageError.
+    when `out` is no folder or lies in the repository, or when a file is there that differs and `force` is not given,
+    all before anything is written, and StorageError.
     """
     needs = read_needs(repository)
     _check_place(out, needs)
