@@ -38,7 +38,17 @@ def variants(report: dict[str, Any]) -> str:
         ]
         for entry in report["variants"]
     ]
-    head = ["variant", "MB", "off PyTorch", "weighted F1, validation", "points lost", "times fp32", "in batches", "load ms", "RAM MB"]
+    head = [
+        "variant",
+        "MB",
+        "off PyTorch",
+        "weighted F1, validation",
+        "points lost",
+        "times fp32",
+        "in batches",
+        "load ms",
+        "RAM MB",
+    ]
     return markdown(head, rows)
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import math
 import re
 import subprocess
 import sys
@@ -37,3 +39,16 @@ def test_every_section_of_a_recipe_is_described() -> None:
     described = [name for name in sections if issubclass(fields[name].annotation, Section)]  # type: ignore[arg-type]
     assert described == ["data", "backbone", "tune", "export", "deploy", "bench"]
     assert all(f"`{name}." in README for name in described)
+
+
+def test_the_table_of_replicas_follows_from_the_recorded_figures() -> None:
+    recorded = json.loads((ROOT / "bench" / "results" / "epyc-avx2-2-cores" / "review-sentiment.json").read_text())
+    (engine,) = (engine for engine in recorded["engines"] if engine["name"] == "triton http")
+    rows = []
+    for clients, loop in engine["closed_loop"].items():
+        slowest = min(loop["rounds_per_s"])
+        replicas = math.ceil(1000 / (0.6 * slowest))
+        rates = f"{engine['throughput_per_s'][clients]:.0f} | {slowest:.0f}"
+        rows.append(f"| {clients} | {rates} | {loop['p99_ms']:.1f} | {0.6 * slowest:.0f} | {replicas} + 1 |")
+    text = (ROOT / "bench" / "README.md").read_text(encoding="utf-8")
+    assert "\n".join(rows) in text

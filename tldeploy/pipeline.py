@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tldeploy.triton.lineage import Trace
     from tldeploy.triton.lint.check import Lint
     from tldeploy.triton.lint.models import Target
+    from tldeploy.triton.manifests.writing import Kind, Manifests
     from tldeploy.triton.repository import Publication
     from tldeploy.triton.server import Server
     from tldeploy.tuning.candidates import Candidate
@@ -309,6 +310,23 @@ def lint(repository: str | Path = "triton_repo", fix: bool = False, target: Targ
     from tldeploy.triton.lint import check, mending
 
     return (mending.mend if fix else check.lint)(Path(repository), target)
+
+
+def manifests(
+    repository: str | Path,
+    kind: Kind,
+    out: str | Path = "manifests",
+    image: str = "",
+    storage_uri: str = "",
+    force: bool = False,
+) -> Manifests:
+    """Write what runs a model repository elsewhere below `out`: an image, a Helm chart, or a KServe service.
+
+    image: the name of the built image. storage_uri: where KServe finds the repository. force: overwrite what differs.
+    """
+    from tldeploy.triton.manifests.writing import write_manifests
+
+    return write_manifests(Path(repository), kind, Path(out), image, storage_uri, force)
 
 
 def rollback(name: str, version: int | None = None, repository: str | Path = "triton_repo") -> Publication:

@@ -24,6 +24,7 @@ from tldeploy.cli import (
     find_rate,
     init,
     lint,
+    manifests,
     predict,
     rank,
     rollback,
@@ -59,7 +60,7 @@ Every verb takes --json: the last line of standard output is then one JSON objec
 """
 VERBS = (
     *(init, rank, run, fetch, find_rate, tune, search, export, deploy, serve, predict, bench),
-    *(lint, rollback, trace, verify, doctor),
+    *(manifests, lint, rollback, trace, verify, doctor),
 )
 
 
