@@ -144,7 +144,9 @@ def learn(
         more = {"epochs": SCRATCH_TIMES * tune.epochs, "learning_rate": settings.scratch_learning_rate}
         tune, network = without_transfer(tune.model_copy(update=more)), initialised(subject.network, seed)
         # Inputs of about unit variance; pretrained weights expect 0 to 255 less a mean.
-        network.get_buffer("std").fill_(64 * float(subject.network.normalisation["rescale_factor"]))
+        rescaled = 1 / 64 / network.get_buffer("scale")
+        for name in ("scale", "offset"):
+            network.get_buffer(name).mul_(rescaled)
     examples = subject.train.examples
     assert isinstance(examples, ImageExamples)
     part = Part(ImageExamples(examples.pixels[rows], f"{per_class}/{seed}"), subject.train.classes[rows])
