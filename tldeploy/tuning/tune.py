@@ -1,6 +1,7 @@
 """The tune stage: labelled rows and a pretrained backbone in, a tuned network out.
 
 1. Rows are read and split; the splits are written into the artifact, so that later stages measure on the same rows.
+   What the recipe asks for and the network cannot take is refused (misfits.py).
 2. Every method of the recipe is run from the same pretrained weights and measured on validation and on test rows.
 3. One is kept: the one that the recipe names, or the best on the *validation* rows. Test rows decide nothing.
 4. With `adapt`, that one is where adaptation to the target domain starts (adaptation/adapt.py), and test rows are the
@@ -45,6 +46,7 @@ from tldeploy.tuning.fine_tuning import CHECKPOINTS, fine_tuning
 from tldeploy.tuning.from_scratch import from_scratch
 from tldeploy.tuning.job import Job, Logits, Part, Tuned
 from tldeploy.tuning.lora import lora
+from tldeploy.tuning.misfits import refuse_misfits
 
 SPLITS = ("train", "validation", "test")
 CALIBRATION_ROWS, MOST_TYPICAL = "calibration.jsonl", 512
@@ -88,6 +90,7 @@ def _train_along(recipe: Recipe) -> None:
         network, task = load_pretrained(recipe, splits.labels, Path(scratch))
         ranks.meet()  # the first process has encoded the rows
         job = _job(recipe, network, task, splits)
+        refuse_misfits(job)
         for method in recipe.tune.methods:
             if method not in ALONE:
                 METHODS[method](job)
@@ -102,6 +105,7 @@ def _lead(recipe: Recipe, folder: Path, inputs: str, parents: dict[str, str]) ->
         network, task = load_pretrained(recipe, splits.labels, beside)
         job = _job(recipe, network, task, splits)
         ranks.meet()
+        refuse_misfits(job)
         if target is not None:
             about_rows += [distance(job, target), *about_target(target)]
         for found in about_rows:

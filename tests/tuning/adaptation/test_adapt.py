@@ -15,6 +15,7 @@ from tests.tuning.adaptation.domains import make_job, write_domains
 from tldeploy import artifacts, pipeline
 from tldeploy.backbones.network import Network
 from tldeploy.data.target import Target
+from tldeploy.errors import RecipeError
 from tldeploy.recipe import Adapt
 from tldeploy.tuning.adaptation.adapt import CLASS_SHARES, ORACLE, Adapted, adapt, distance
 from tldeploy.tuning.adaptation.aligning import aligning
@@ -163,6 +164,12 @@ def test_an_impossible_method_is_named_and_the_others_go_on(start: Start) -> Non
     assert "batch norm" in impossible[0].reason
     assert "the tokenizer has no mask token" in impossible[1].reason
     assert list(found.figures) == ["fine-tuning", CLASS_SHARES, "coral"]
+
+
+def test_a_mistake_in_the_recipe_is_no_impossible_method(start: Start) -> None:
+    settings = start.job.settings.model_copy(update={"freeze": ["layer 7"]})
+    with pytest.raises(RecipeError, match="layer 7"):
+        start.adapt(replace(start.target, oracle=None), replace(start.job, settings=settings), methods=["coral"])
 
 
 def test_domains_that_share_no_fillers_are_told_apart(start: Start) -> None:
