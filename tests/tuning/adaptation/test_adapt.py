@@ -187,6 +187,9 @@ def test_the_stage_keeps_the_choice_and_holds_target_rows_out(folder: Path) -> N
     assert manifest.details["kept"] == max(scores, key=lambda name: scores[name])
     decided = {choice.about: choice.value for choice in manifest.decisions}
     assert decided["held-out rows"] == "target"
+    assert [about for about in decided if about.startswith("target: ")] == [
+        *("target: duplicates", "target: leaks into the held-out rows")
+    ]
     assert decided["source-only"] == "fine-tuning"
     assert decided["method"] == manifest.details["kept"]
     assert pipeline.tune(folder).skipped

@@ -146,19 +146,14 @@ def adapt(settings: Adapt, job: Job, target: Target, name: str, source: Tuned) -
     return Adapted(best.name, best.tuned, figures, [*impossible, choice])
 
 
-def about_target(target: Target) -> list[Choice]:
-    """What the held-out figures are of, and which target rows are missing from them."""
+def about_target(target: Target) -> Choice:
+    """What the held-out figures are of."""
     if target.test is None:
         where, reason = "source", "the target has no labels, so nothing is known of how right answers are there"
     else:
         where = "target"
         reason = f"{len(target.test)} labelled target rows, which no method and no choice has seen"
-    decisions = [Choice(about="held-out rows", value=where, reason=reason)]
-    if target.left_out:
-        place, why = target.left_out[0]
-        reason = f"there is nothing to learn from them; the first: {place}, {why}"
-        decisions.append(Choice(about="target rows left out", value=len(target.left_out), reason=reason))
-    return decisions
+    return Choice(about="held-out rows", value=where, reason=reason)
 
 
 def _examples(job: Job, target: Target) -> Examples:
