@@ -3,6 +3,7 @@
 TldeployError               1
 ├── UsageError              2    a command that cannot be understood
 ├── RecipeError             3    mistakes in a recipe, all of them named at once
+│   └── IncapableError      3    a method that this kind of network cannot do
 ├── DataError               4    rows, columns, labels or encodings that cannot be used
 ├── ArtifactError           5    a missing, changed or half-written artifact, corrupt weights, a wrong hash
 ├── MachineError            6    a missing package, provider, program or piece of hardware
@@ -55,6 +56,10 @@ class UsageError(TldeployError):
 
 class RecipeError(TldeployError):
     exit_code = 3
+
+
+class IncapableError(RecipeError):
+    """No setting is wrong; but the network, or the task, has not what the method works on."""
 
 
 class DataError(TldeployError):

@@ -16,8 +16,16 @@ from transformers import PreTrainedModel
 
 from tests.backbones.families import IMAGES, inputs, make
 from tests.backbones.onnx_graph import export
+from tldeploy.backbones.checkpoints import load_config
 from tldeploy.backbones.images import check_size, feature_size, load_image_backbone, pooled
-from tldeploy.backbones.preparation import IMAGENET, LITE, parse_preparation
+from tldeploy.backbones.preparation import (
+    IMAGENET,
+    LITE,
+    parse_preparation,
+    parse_timm,
+    read_preparation,
+    trained_shape,
+)
 from tldeploy.errors import ArtifactError, MachineError, RecipeError, TldeployError
 
 
@@ -223,16 +231,103 @@ def test_a_text_network_is_refused(tmp_path: Path) -> None:
     assert refused(tmp_path).found == "a bert reads input_ids, not images"
 
 
-def test_a_checkpoint_of_timm_names_the_package(tmp_path: Path) -> None:
+# As the hub has it of one that was trained on images of 288 pixels and not with ImageNet's mean and deviation.
+OF_TIMM = {
+    "architecture": "resnet18",
+    "num_classes": 2,
+    "num_features": 512,
+    "pretrained_cfg": {
+        "tag": "a1_in1k",
+        "input_size": [3, 288, 288],
+        "fixed_input_size": False,
+        "interpolation": "bicubic",
+        "crop_pct": 0.95,
+        "crop_mode": "center",
+        "mean": [0.5, 0.4, 0.3],
+        "std": [0.2, 0.25, 0.5],
+        "num_classes": 2,
+        "pool_size": [7, 7],
+        "first_conv": "conv1",
+        "classifier": "fc",
+    },
+}
+# Its labels, which transformers otherwise asks timm for; with them the config loads without it.
+LABELLED = {**OF_TIMM, "label_names": ["cat", "dog"]}
+
+
+def write_timm(folder: Path, config: dict[str, Any]) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file({"conv1.weight": torch.ones(1)}, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("config", [OF_TIMM, LABELLED], ids=["its config", "its weights"])
+def test_a_checkpoint_of_timm_names_the_package(tmp_path: Path, config: dict[str, Any]) -> None:
     if importlib.util.find_spec("timm"):
         pytest.skip("timm is installed")
-    (tmp_path / "backbone").mkdir()
-    config = {"architecture": "resnet18", "num_classes": 10, "pretrained_cfg": {"input_size": [3, 64, 64]}}
-    (tmp_path / "backbone" / "config.json").write_text(json.dumps(config))
-    save_file({"conv1.weight": torch.ones(1)}, tmp_path / "backbone" / "model.safetensors", metadata={"format": "pt"})
+    write_timm(tmp_path / "backbone", config)
     error = refused(tmp_path)
     assert isinstance(error, MachineError)
+    assert error.found == "it is a checkpoint of timm, which is not installed"
     assert "pip install timm" in error.fix
+
+
+def test_images_of_a_timm_network_are_prepared_as_its_config_says_without_timm(tmp_path: Path) -> None:
+    folder = write_timm(tmp_path / "backbone", LABELLED)
+    config = load_config(str(folder), None, "load it")
+    assert trained_shape(config) == (3, 288, 288)
+    assert read_preparation(str(folder), None, config, "load it") == {
+        "image_size": 288,
+        "resize": "crop",
+        "crop_share": 288 / 303,  # timm rounds 288 / 0.95 down
+        "resample": "bicubic",
+        "rescale_factor": 1 / 255,
+        "mean": [0.5, 0.4, 0.3],
+        "std": [0.2, 0.25, 0.5],
+        "channels": "rgb",
+    }
+
+
+def test_a_preprocessor_config_counts_more_than_what_timm_says(tmp_path: Path) -> None:
+    folder = write_timm(tmp_path / "backbone", LABELLED)
+    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.1, 0.1, 0.1]}))
+    found = read_preparation(str(folder), None, load_config(str(folder), None, "load it"), "load it")
+    assert (found["mean"], found["image_size"]) == ([0.1, 0.1, 0.1], 288)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ({}, {"image_size": 224, "resize": "crop", "crop_share": 0.875, "resample": "bicubic"}),
+        ({"mean": None, "std": None}, {"mean": IMAGENET["mean"], "std": IMAGENET["std"]}),
+        (
+            {"crop_mode": "squash", "crop_pct": 1.0, "input_size": [3, 384, 384]},
+            {"image_size": 384, "resize": "squash"},
+        ),
+        ({"crop_mode": "border"}, {"resize": "pad", "crop_share": 1.0}),
+        ({"interpolation": "bilinear"}, {"resample": "bilinear"}),
+    ],
+)
+def test_the_settings_of_timm_become_a_preparation(written: dict[str, Any], expected: dict[str, Any]) -> None:
+    found = parse_timm(written)
+    assert found.keys() == IMAGENET.keys()
+    assert {name: found[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"input_size": [3, 224, 160]}, "images of 224 × 160 are not square"),
+        ({"input_size": [1, 28, 28]}, "1 channels, 3 means and 3 deviations"),
+        ({"interpolation": "spline"}, "'spline'"),
+        ({"crop_pct": "most"}, "its config.json says"),
+    ],
+)
+def test_settings_of_timm_that_cannot_be_used_are_refused(tmp_path: Path, settings: dict[str, Any], said: str) -> None:
+    folder = write_timm(tmp_path / "backbone", LABELLED | {"pretrained_cfg": settings})
+    with pytest.raises(ArtifactError, match=said):
+        read_preparation(str(folder), None, load_config(str(folder), None, "load it"), "load it")
 
 
 @pytest.mark.parametrize(

@@ -1,66 +1,122 @@
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tldeploy.artifacts import Choice
-from tldeploy.data.health import Part, findings, text_findings
+from tldeploy.data.health import Finding, findings, target_findings, text_findings
+from tldeploy.data.rows import Rows, Splits
+from tldeploy.data.target import Target
 
 LABELS = ["cat", "dog"]
 
 
-def part(*rows: tuple[str, int]) -> Part:
-    return Part([key for key, _ in rows], np.array([number for _, number in rows], dtype=np.int64))
+def part(*rows: tuple[str, int], file: str = "a") -> Rows:
+    classes = np.array([number for _, number in rows], dtype=np.int64)
+    return Rows([key for key, _ in rows], classes, "text", [f"{file} {line}" for line in range(1, len(rows) + 1)])
 
 
-def healthy(start: str, count: int = 40) -> Part:
-    return part(*((f"{start}{number}", number % 2) for number in range(count)))
+def healthy(start: str, *more: tuple[str, int]) -> Rows:
+    """40 rows that are well, from `start`1 on, and some more."""
+    return part(*((f"{start}{number}", number % 2) for number in range(1, 41)), *more, file=start)
 
 
-def joined(first: Part, *rows: tuple[str, int]) -> Part:
-    more = part(*rows)
-    return Part([*first.keys, *more.keys], np.concatenate([first.classes, more.classes]))
+def found_in(train: Rows, validation: Rows | None = None, test: Rows | None = None) -> dict[str, Finding]:
+    splits = Splits(LABELS, train, validation or healthy("b"), test or healthy("c"), [])
+    return {found.about: found for found in findings(splits)}
 
 
-def values(lines: list[Choice]) -> dict[str, Any]:
-    return {line.about: line.value for line in lines}
+def values(found: dict[str, Finding]) -> dict[str, float]:
+    return {about: one.value for about, one in found.items()}
 
 
 def test_nothing_is_said_of_rows_that_are_well() -> None:
-    assert findings(LABELS, healthy("a"), healthy("b"), healthy("c")) == []
+    assert found_in(healthy("a")) == {}
 
 
-def test_repeated_rows_and_leaks_are_counted_where_they_are() -> None:
-    train = joined(healthy("a"), ("a0", 0), ("a0", 0))
-    validation = joined(healthy("b"), ("a1", 1))
-    test = joined(healthy("c"), ("a2", 0), ("b0", 0), ("c0", 0))
-    lines = findings(LABELS, train, validation, test, "image")
-    assert values(lines) == {"duplicates": 6, "leaks into the test rows": 2, "leaks into the validation rows": 1}
-    assert "of 126 rows, this many have the image of an earlier row; 2 of them are training rows" in lines[0].reason
-    assert "so many of the 43 test rows have an image that is learnt from or chosen by" in lines[1].reason
+def test_repeated_rows_and_leaks_are_counted_and_named_where_they_are() -> None:
+    train = healthy("a", ("a5", 1), ("a5", 1))
+    validation = healthy("b", ("a6", 0))
+    test = healthy("c", ("a7", 1), ("b1", 1), ("c1", 1))
+    found = found_in(train, validation, test)
+    assert {about: list(one.rows) for about, one in found.items()} == {
+        "duplicates": ["a 41 = a 5", "a 42 = a 5", "b 41 = a 6", "c 41 = a 7", "c 42 = b 1", "c 43 = c 1"],
+        "leaks into the test rows": ["c 41 = a 7", "c 42 = b 1"],
+        "leaks into the validation rows": ["b 41 = a 6"],
+    }
+    assert values(found) == {"duplicates": 6, "leaks into the test rows": 2, "leaks into the validation rows": 1}
+    assert found["duplicates"].choice.reason == (
+        "of 126 rows, so many repeat the text of another; 2 of them are training rows, which count more than once: "
+        "a 41 = a 5, a 42 = a 5, b 41 = a 6, c 41 = a 7, c 42 = b 1, c 43 = c 1"
+    )
+    assert "so many of the 43 test rows have a text that is learnt from or chosen by" in (
+        found["leaks into the test rows"].meaning
+    )
+
+
+def test_many_rows_are_named_by_the_first_and_how_many_more() -> None:
+    found = found_in(healthy("a", *[("a1", 1)] * 1_100))["duplicates"]
+    assert len(found.rows) == found.value == found.choice.value == 1_100
+    assert found.choice.reason.endswith(": " + ", ".join(f"a {row} = a 1" for row in range(41, 49)) + " and 1,092 more")
 
 
 def test_one_row_with_two_labels_is_a_contradiction() -> None:
-    lines = findings(LABELS, joined(healthy("a"), ("a0", 1)), healthy("b"), healthy("c"))
-    assert values(lines) == {"duplicates": 1, "contradicting labels": 1}
-    assert "so many texts stand there with different labels" in lines[1].reason
+    found = found_in(healthy("a", ("a1", 0), ("a1", 0)))
+    assert values(found) == {"duplicates": 2, "contradicting labels": 1}
+    assert "so many texts stand there with different labels" in found["contradicting labels"].meaning
+    assert found["contradicting labels"].rows == ["a 41 ('cat') = a 1 ('dog')"]
+
+
+def test_a_file_that_is_validation_and_test_at_once_leaks_whole() -> None:
+    found = found_in(healthy("a"), healthy("b"), healthy("b"))
+    assert values(found) == {"duplicates": 40, "leaks into the test rows": 40}
 
 
 def test_classes_with_few_rows_are_named() -> None:
-    train = part(*((f"a{number}", 0) for number in range(55)), *((f"b{number}", 1) for number in range(5)))
-    lines = findings(LABELS, train, healthy("c"), healthy("d"))
-    assert values(lines) == {"imbalance": 11.0, "near-empty classes": 1}
-    assert "of 'cat' (55) as of 'dog' (5)" in lines[0].reason
-    assert "'dog' (5)" in lines[1].reason
+    found = found_in(part(*((f"a{number}", number // 55) for number in range(60))))
+    assert values(found) == {"imbalance": 11.0, "near-empty classes": 1}
+    assert "of 'cat' (55) as of 'dog' (5)" in found["imbalance"].choice.reason
+    assert "'dog' (5)" in found["near-empty classes"].choice.reason
 
 
 def test_ten_times_as_many_rows_are_no_imbalance_yet() -> None:
-    train = part(*((f"a{number}", 0) for number in range(100)), *((f"b{number}", 1) for number in range(10)))
-    assert findings(LABELS, train, healthy("c"), healthy("d")) == []
+    assert found_in(part(*((f"a{number}", number // 100) for number in range(110)))) == {}
+
+
+def test_damaged_texts_are_named_by_their_rows_in_every_split() -> None:
+    found = found_in(healthy("a", ("cafÃ©", 0)), test=healthy("c", ("caf\ufffd", 0), ("naÃ¯ve", 1)))
+    assert {about: list(one.rows) for about, one in found.items()} == {
+        "replacement characters": ["c 41"],
+        "mojibake": ["a 41", "c 42"],
+    }
+
+
+def of_target(rows: Rows, test: Rows | None = None, left_out: Sequence[tuple[str, str]] = ()) -> dict[str, list[str]]:
+    target = Target(rows.inputs, rows.places, "text", test, None, list(left_out))
+    splits = Splits(LABELS, healthy("a"), healthy("b"), test or healthy("c"), [])
+    return {found.about: list(found.rows) for found in target_findings(target, splits)}
+
+
+def test_nothing_is_said_of_target_rows_that_are_well() -> None:
+    assert of_target(healthy("t")) == of_target(healthy("t"), healthy("u")) == {}
+
+
+def test_target_rows_are_looked_at_as_the_sources_are() -> None:
+    rows = healthy("t", ("t1", 0), ("a5", 0), ("b6", 1), ("c7", 0), ("caf\ufffd", 1), ("a\0b", 0))
+    assert of_target(rows, left_out=[("line 9", "its text is empty")]) == {
+        "target: rows left out": ["line 9 (its text is empty)"],
+        "target: duplicates": ["t 41 = t 1"],
+        "target: rows of the source": ["t 42 = a 5", "t 43 = b 6", "t 44 = c 7"],
+        "target: replacement characters": ["t 45"],
+        "target: control characters": ["t 46"],
+    }
+
+
+def test_a_target_row_that_is_held_out_too_is_a_leak_and_no_row_of_the_source() -> None:
+    assert of_target(healthy("t", ("u3", 0)), healthy("u")) == {"target: leaks into the held-out rows": ["u 3 = t 41"]}
 
 
 keys = st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 1)), min_size=1, max_size=12)
@@ -70,7 +126,7 @@ keys = st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 1)), min_siz
 def test_counts_are_those_of_comparing_every_pair(
     train: list[tuple[str, int]], validation: list[tuple[str, int]], test: list[tuple[str, int]]
 ) -> None:
-    found = values(findings(LABELS, part(*train), part(*validation), part(*test)))
+    found = values(found_in(part(*train), part(*validation), part(*test)))
     every = [*train, *validation, *test]
     assert found.get("duplicates", 0) == sum(any(a == b for b, _ in every[:i]) for i, (a, _) in enumerate(every))
     assert found.get("contradicting labels", 0) == len({a for a, m in every for b, n in every if a == b and m != n})
@@ -96,16 +152,17 @@ def test_counts_are_those_of_comparing_every_pair(
     ],
 )
 def test_a_text_that_was_damaged_is_found(text: str, about: str) -> None:
-    lines = text_findings(["good", text, text], ["line 2", "line 3", "line 4"])
-    assert values(lines)[about] == 2
-    assert all(line.reason.endswith("; the first is line 3") for line in lines)
+    found = text_findings(["good", text, text], ["line 2", "line 3", "line 4"])
+    assert about in {one.about for one in found}
+    assert all(one.rows == ["line 3", "line 4"] for one in found)
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "cp1252"])
 @given(st.sampled_from("éèüöñçß°«»£ÉÀãõ"))
 def test_any_western_letter_read_wrongly_is_found(encoding: str, letter: str) -> None:
     wrong = letter.encode().decode(encoding, errors="replace")
-    assert {"mojibake", "replacement characters"} & set(values(text_findings([f"a{wrong}b"], ["line 2"])))
+    abouts = {one.about for one in text_findings([f"a{wrong}b"], ["line 2"])}
+    assert {"mojibake", "replacement characters"} & abouts
 
 
 SOUND = [

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tldeploy.data.profile import Lengths, Repeats, cut_into_bins, find_label, find_text, open_table, repeats
-from tldeploy.data.rows import Rows, Splits
+from tldeploy.data.profile import Lengths, cut_into_bins, find_label, find_text, open_table
 from tldeploy.data.sources import Table
 from tldeploy.errors import DataError
 from tldeploy.recipe import Bin
@@ -115,12 +114,6 @@ def test_every_number_lies_in_one_bin_and_there_are_two_or_more(numbers: list[fl
         held = [[label for label, part in ranges.items() if part and part.holds(number)] for number in numbers]
         assert all(len(labels) == 1 for labels in held)
         assert len(Counter(labels[0] for labels in held)) >= 2
-
-
-def test_repeats_contradictions_and_leaks_are_counted() -> None:
-    train, validation = Rows(["a", "b", "a"], np.array([0, 0, 1])), Rows(["c"], np.array([1]))
-    splits = Splits(["x", "y"], train, validation, Rows(["b", "c", "d"], np.array([0, 1, 1])), left_out=[])
-    assert repeats(splits) == Repeats(rows=3, contradictions=1, leaked=2)
 
 
 @given(st.lists(st.integers(0, 1000), min_size=1))

@@ -32,6 +32,10 @@ def test_splits_are_stratified_disjoint_and_the_same_every_time(tmp_path: Path) 
     assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [120, 30, 150]
     for part in (splits.train, splits.validation, splits.test):
         assert np.bincount(part.classes).tolist() == [len(part) // 3] * 3
+    lines = (tmp_path / "rows.csv").read_text(encoding="utf-8").splitlines()
+    for part in (splits.train, splits.validation, splits.test):
+        for text, place in zip(part.inputs, part.places, strict=True):
+            assert lines[int(place.removeprefix("line ")) - 1].startswith(text)
     every = Counter(splits.train.inputs + splits.validation.inputs + splits.test.inputs)
     assert sum(every.values()) == 300
     again = split_rows(data, tmp_path)
@@ -45,6 +49,7 @@ def test_a_test_file_of_its_own_is_used_whole(tmp_path: Path) -> None:
     table(tmp_path, ["x,positive", "y,negative"], "test.csv")
     splits = split_rows(Data(file="rows.csv", test="test.csv", validation=0.2), tmp_path)
     assert (splits.test.inputs, splits.test.classes.tolist()) == (["x", "y"], [2, 0])
+    assert splits.test.places == ["test.csv: line 2", "test.csv: line 3"]
     assert len(splits.train) + len(splits.validation) == 60
 
 

@@ -25,6 +25,9 @@ def test_the_share_is_held_out_and_every_row_is_in_one_part(tmp_path: Path) -> N
     assert target.test is not None
     assert len(target.test) == 10
     assert sorted([*target.unlabelled, *target.test.inputs]) == sorted(text for text, _ in ROWS)
+    stands = {text: f"target.csv: line {line}" for line, (text, _) in enumerate(ROWS, start=2)}
+    assert target.rows.places == [stands[text] for text in target.unlabelled]
+    assert target.test.places == [stands[text] for text in target.test.inputs]
     assert [LABELS[number] for number in target.test.classes] == [dict(ROWS)[text] for text in target.test.inputs]
 
 
@@ -54,6 +57,7 @@ def test_without_labels_every_row_is_learnt_from(tmp_path: Path) -> None:
     (tmp_path / "target.csv").write_text("text,other\n" + "".join(f"tweet {n},1\n" for n in range(9)) + " ,1\n")
     target = read(tmp_path)
     assert target.unlabelled == [f"tweet {number}" for number in range(9)]
+    assert target.places == [f"target.csv: line {number}" for number in range(2, 11)]
     assert (target.test, target.oracle) == (None, None)
     assert target.left_out == [("line 11", "its text is empty")]
 
@@ -104,7 +108,7 @@ def test_held_out_rows_may_have_a_file_of_their_own(tmp_path: Path) -> None:
     target = read(tmp_path, test="checked.csv")
     assert target.unlabelled == [text for text, _ in ROWS]
     assert target.test is not None
-    assert target.test.inputs == ["new"]
+    assert (target.test.inputs, target.test.places) == (["new"], ["checked.csv: line 2"])
 
 
 def test_too_few_rows_to_learn_from_are_refused(tmp_path: Path) -> None:
@@ -124,6 +128,7 @@ def test_a_folder_of_images_has_labels_if_its_subfolders_are_classes(tmp_path: P
     (tmp_path / "classes" / "red").rename(tmp_path / "new" / "unlabelled")
     target = read_target(Adapt(file="new"), DATA, labels, tmp_path, "image-classification")
     assert (len(target.unlabelled), target.column, target.test) == (6, "image", None)
+    assert target.places[0] == "new: unlabelled/000.jpg"
 
 
 def test_images_inside_a_parquet_file_need_no_labels(tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ def test_repeated_images_are_counted() -> None:
     folder = put_images("photos", {"cat": 10, "dog": 10})
     (folder / "dog/again.png").write_bytes((folder / "cat/00.png").read_bytes())
     text = drafted(draft.init(folder, HUB_ID))[2]
-    assert "duplicates: 1 (of 21 rows, this many have the image of an earlier row" in text
+    assert "duplicates: 1 (of 21 rows, so many repeat the image of another" in text
     assert "contradicting labels: 1 (so many images stand there with different labels" in text
 
 

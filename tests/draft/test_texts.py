@@ -133,7 +133,7 @@ def test_repeated_and_contradicting_texts_are_counted() -> None:
     again = ["text number 0,a", "text number 0,a", "text number 1,a"]
     text = drafted(draft.init(put("rows.csv", ["text,label", *rows, *again, " ,a"]), HUB_ID))[2]
     assert "64 rows with 2 columns, of which 1 have no text and are left out" in text
-    assert "# duplicates: 3 (of 63 rows, this many have the text of an earlier row" in text
+    assert "# duplicates: 3 (of 63 rows, so many repeat the text of another" in text
     assert "# contradicting labels: 1 (so many texts stand there with different labels" in text
 
 

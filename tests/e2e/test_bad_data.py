@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -149,7 +150,13 @@ def test_what_can_be_learnt_from_all_the_same_is_said(texts: Path, tmp_path: Pat
     append(b"odd,odd\n" * 6)(project)
     recipe = (project / "recipe.yaml").read_text(encoding="utf-8")
     (project / "recipe.yaml").write_text(recipe.replace("tune:\n", "tune:\n  methods: [feature-extraction]\n"))
-    found = {choice.about: choice.value for choice in pipeline.tune(project).manifest.decisions}
+    outcome = pipeline.tune(project)
+    found = {choice.about: choice.value for choice in outcome.manifest.decisions}
+    rows = json.loads((outcome.folder / "findings.json").read_text(encoding="utf-8"))
+    assert "findings.json" in outcome.manifest.files
+    assert rows["mojibake"] == ["line 409"]
+    assert len(rows["duplicates"]) == found["duplicates"]
+    assert set(rows["contradicting labels"][0].split()) >= {"408", "('negative')", "('positive')"}
     assert found["contradicting labels"] == 1
     assert found["duplicates"] >= 6
     assert found["near-empty classes"] == 1

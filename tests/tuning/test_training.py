@@ -21,10 +21,10 @@ from tldeploy.backbones.network import Network
 from tldeploy.errors import MachineError, QualityError, RecipeError, UsageError
 from tldeploy.recipe import Tune
 from tldeploy.tuning import checkpoints, trackers
-from tldeploy.tuning.batches import ROWS, collate
+from tldeploy.tuning.batches import collate
 from tldeploy.tuning.fine_tuning import train
 from tldeploy.tuning.order import EpochBatches, Key
-from tldeploy.tuning.training import Training, cross_entropy
+from tldeploy.tuning.training import Training
 
 HERE = Path(__file__).parent
 TEXT = {"epochs": 2, "batch_size": 8, "learning_rate": 3e-3}
@@ -108,33 +108,6 @@ def test_batch_norm_keeps_its_statistics_unless_told_to_learn_them(image_folder:
         assert not network.training
 
 
-def test_the_last_weights_of_swa_are_the_mean_over_the_second_half_of_the_epochs(folder: Path) -> None:
-    ends = []
-
-    def keep(network: Network) -> dict[str, Any]:
-        return {"on_epoch": lambda *_: ends.append(copied(network))}
-
-    network, part, validation = text_network(folder)
-    settings = Tune(**{**TEXT, "epochs": 4})
-    train(network, part, settings, "test", validation=validation, **keep(network))
-    averaged, part, validation = text_network(folder)
-    train(averaged, part, settings.model_copy(update={"averaging": "swa"}), "test")
-    for name, weight in averaged.named_parameters():
-        torch.testing.assert_close(weight.detach(), (ends[2][name] + ends[3][name]) / 2, atol=1e-6, rtol=1e-5)
-
-
-def test_swa_counts_batch_norms_anew(image_folder: Path) -> None:
-    network, part = image_network(image_folder)
-    train(network, part, Tune(epochs=2, batch_size=8, batch_norm="train", averaging="swa", augmentation="none"), "test")
-    first = next(module for module in network.modules() if isinstance(module, nn.BatchNorm2d))
-    seen: list[torch.Tensor] = []
-    first.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    with torch.no_grad():
-        network(pixels=torch.from_numpy(part.examples.batch(range(len(part.examples)))["pixels"]))
-    assert first.running_mean is not None
-    torch.testing.assert_close(first.running_mean, seen[0].mean(dim=(0, 2, 3)), atol=1e-4, rtol=1e-4)
-
-
 def test_early_stopping_restores_the_best_epoch(folder: Path) -> None:
     network, part, validation = text_network(folder)
     scores = iter([0.3, 0.9, 0.5, 0.4, 1.0])
@@ -206,30 +179,6 @@ def test_accumulated_batches_are_one_larger_batch(folder: Path) -> None:
         found.append(network.head.weight.detach().clone())
     assert found[0] == found[2]
     torch.testing.assert_close(found[1], found[3], atol=1e-5, rtol=1e-4)
-
-
-def test_a_class_weighs_the_same_in_any_company() -> None:
-    classes = np.array([0, 0, 0, 1])
-    loss = cross_entropy(classes, 2, Tune(class_weights=True))
-    logits = torch.tensor([[0.2, -0.1], [0.4, 0.3], [-0.5, 0.0], [0.1, 0.9]])
-    labels = torch.from_numpy(classes)
-    plain = nn.functional.cross_entropy(logits, labels, reduction="none")
-    weights = torch.tensor([2 / 3, 2 / 3, 2 / 3, 2.0])
-    torch.testing.assert_close(loss(logits, {"labels": labels}), (plain * weights).mean())
-    torch.testing.assert_close(loss(logits[3:], {"labels": labels[3:]}), plain[3] * 2)
-
-
-def test_a_loss_is_given_the_rows_numbers(folder: Path) -> None:
-    seen: list[int] = []
-    network, part, _ = text_network(folder)
-
-    def loss(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        seen.extend(batch[ROWS].tolist())
-        assert batch["labels"].tolist() == part.classes[batch[ROWS].numpy()].tolist()
-        return nn.functional.cross_entropy(logits, batch["labels"])
-
-    train(network, part, Tune(**{**TEXT, "epochs": 1}), "test", loss=loss)
-    assert sorted(seen) == list(range(36))
 
 
 @pytest.mark.parametrize("lengths", [None, list(range(40, 0, -1))])

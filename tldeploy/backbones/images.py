@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tldeploy.backbones.checkpoints import find_source, load_config, load_weights
-from tldeploy.backbones.preparation import IMAGENET, LITE, read_preparation
+from tldeploy.backbones.preparation import IMAGENET, LITE, read_preparation, trained_shape
 from tldeploy.backbones.state_dicts import load_state_dict
 from tldeploy.errors import ArtifactError, RecipeError
 
@@ -73,9 +73,7 @@ def pooled(model: PreTrainedModel, pixel_values: Tensor) -> Tensor:
 
 def feature_size(model: PreTrainedModel) -> int:
     """The length of the vectors that `pooled` gives; seen by running the network once, on shapes alone."""
-    size = getattr(model.config, "image_size", None) or 224
-    height, width = size if isinstance(size, list | tuple) else (size, size)
-    return int(_on_shapes(model, getattr(model.config, "num_channels", 3), height, width).shape[1])
+    return int(_on_shapes(model, *trained_shape(model.config)).shape[1])
 
 
 def check_size(model: PreTrainedModel, image_size: int, asked: str) -> None:

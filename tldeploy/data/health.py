@@ -1,21 +1,22 @@
 """What is wrong with labelled rows that can be learnt from all the same: each finding with its number and its reason.
 
-`findings` looks at how rows repeat and how classes are filled, whatever a row is; `text_findings` at what texts look
-like. Nothing is changed or refused here: a finding is for a person to read, beside the choices of a stage.
+`findings` looks at how rows repeat and how classes are filled, whatever a row is, and at what texts look like;
+`target_findings` does for the rows of another domain. Nothing is changed or refused here: a finding is for a person to
+read, beside the choices of a stage, and names the rows.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tldeploy.artifacts import Choice
-from tldeploy.data.profile import repeats
 from tldeploy.data.rows import Rows, Splits
+from tldeploy.data.target import Target
 from tldeploy.tasks.metrics import Classes
 
 LARGEST_RATIO = 10.0  # of the largest class to the smallest
@@ -29,78 +30,177 @@ _MOJIBAKE = re.compile(f"[ÃÂ][{_UPPER}]|â[€‚„†ˆ‰\x80-\x8f][{_UPPER
 
 
 @dataclass(frozen=True)
-class Part:
-    """One split: what identifies each row (its text, or the digest of its image), and its class, int64 [rows]."""
+class Finding:
+    """What was found, how much of it (most often of rows), and what that means.
 
-    keys: Sequence[str]
-    classes: Classes
-
-
-def findings(labels: Sequence[str], train: Part, validation: Part, test: Part, what: str = "text") -> list[Choice]:
-    """Repeated rows, leaks between splits, contradicting labels, and classes with too few rows.
-
-    what: a row's name for a person, "text" or "image".
+    rows: every row that it is about, by its place; of two that should differ, as `line 9 = line 2`. None where it is
+    about classes.
     """
-    return [*_repeated(labels, train, validation, test, what), *_unbalanced(labels, train.classes)]
+
+    about: str
+    value: float
+    meaning: str
+    rows: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, rows: Sequence[str], about: str, meaning: str) -> Finding:
+        return cls(about, len(rows), meaning, rows)
+
+    @property
+    def choice(self) -> Choice:
+        """For the lists of choices, with the first of the rows."""
+        reason = f"{self.meaning}: {named(self.rows)}" if self.rows else self.meaning
+        return Choice(about=self.about, value=self.value, reason=reason)
 
 
-def _repeated(labels: Sequence[str], train: Part, validation: Part, test: Part, what: str) -> list[Choice]:
-    rows = [Rows(list(part.keys), part.classes) for part in (train, validation, test)]
-    none = Rows([], np.array([], dtype=np.int64))
-    found = repeats(Splits(list(labels), rows[0], rows[1], rows[2], []))
-    inside = repeats(Splits(list(labels), rows[0], none, none, [])).rows
-    total = sum(len(part.keys) for part in (train, validation, test))
-    lines = []
-    if found.rows:
-        reason = f"of {total:,} rows, this many have the {what} of an earlier row; {inside:,} of them are training rows"
-        lines.append(Choice(about="duplicates", value=found.rows, reason=f"{reason}, which count more than once"))
-    if found.contradictions:
-        reason = (
-            f"so many {what}s stand there with different labels: whatever is answered, some of their rows are wrong"
-        )
-        lines.append(Choice(about="contradicting labels", value=found.contradictions, reason=reason))
-    if found.leaked:
-        reason = f"so many of the {len(test.keys):,} test rows have {_a(what)} that is learnt from or chosen by"
-        lines.append(
-            Choice(about="leaks into the test rows", value=found.leaked, reason=f"{reason}: they flatter the score")
-        )
-    if leaked := repeats(Splits(list(labels), rows[0], none, rows[1], [])).leaked:
-        reason = f"so many of the {len(validation.keys):,} validation rows have {_a(what)} that is learnt from"
-        lines.append(
-            Choice(about="leaks into the validation rows", value=leaked, reason=f"{reason}: they flatter choices")
-        )
-    return lines
+def named(rows: Sequence[str], between: str = ", ") -> str:
+    """The first SHOWN of the rows, and how many more there are."""
+    more = f" and {len(rows) - SHOWN:,} more" if len(rows) > SHOWN else ""
+    return between.join(rows[:SHOWN]) + more
+
+
+def findings(splits: Splits) -> list[Finding]:
+    """Repeated rows, leaks between splits, contradicting labels, classes with too few rows, and damaged texts."""
+    return [
+        *_repeated(splits),
+        *_unbalanced(splits.labels, splits.train.classes),
+        *_damaged(splits.train, splits.validation, splits.test),
+    ]
+
+
+def target_findings(target: Target, splits: Splits) -> list[Finding]:
+    """Likewise of the rows to adapt to, which have no labels: rows left out, repeated ones, and those known otherwise.
+
+    splits: the source's, with the target's held-out rows as `test` where they have labels.
+    """
+    rows, what = target.rows, target.column
+    sources = [splits.train, splits.validation, *([splits.test] if target.test is None else [])]
+    so_many = f"of {len(rows):,} rows, so many"
+    found = [
+        left_out(target.left_out),
+        Finding.of(_repeats(rows), "duplicates", f"{so_many} repeat the {what} of another, and count more than once"),
+        Finding.of(
+            _shared(rows, *sources),
+            "rows of the source",
+            f"{so_many} have {_a(what)} of the source's too: they tell nothing of how the domains differ",
+        ),
+    ]
+    if target.test is not None:
+        meaning = f"so many of the {len(target.test):,} held-out rows have {_a(what)} that is adapted to"
+        leaked = _shared(target.test, rows)
+        found.append(Finding.of(leaked, "leaks into the held-out rows", f"{meaning}: they flatter the score"))
+    return [replace(one, about=f"target: {one.about}") for one in [*found, *_damaged(rows)] if one.value]
+
+
+def left_out(rows: Sequence[tuple[str, str]]) -> Finding:
+    """rows: the place of each, and why it was left out."""
+    because = [f"{place} ({why})" for place, why in rows]
+    return Finding.of(because, "rows left out", "there is nothing to learn from them")
+
+
+def _repeated(splits: Splits) -> list[Finding]:
+    train, validation, test, what = splits.train, splits.validation, splits.test, splits.train.column
+    every = (train, validation, test)
+    found = [
+        Finding.of(
+            _repeats(*every),
+            "duplicates",
+            f"of {sum(map(len, every)):,} rows, so many repeat the {what} of another; {len(_repeats(train)):,} of them "
+            "are training rows, which count more than once",
+        ),
+        Finding.of(
+            _contradictions(splits.labels, *every),
+            "contradicting labels",
+            f"so many {what}s stand there with different labels: whatever is answered, some of their rows are wrong",
+        ),
+        Finding.of(
+            _shared(test, train, validation),
+            "leaks into the test rows",
+            f"so many of the {len(test):,} test rows have {_a(what)} that is learnt from or chosen by: they flatter "
+            "the score",
+        ),
+        Finding.of(
+            _shared(validation, train),
+            "leaks into the validation rows",
+            f"so many of the {len(validation):,} validation rows have {_a(what)} that is learnt from: they flatter "
+            "choices",
+        ),
+    ]
+    return [one for one in found if one.value]
+
+
+def _repeats(*parts: Rows) -> list[str]:
+    """Each row that is the same as one before it, with the first such row."""
+    first: dict[str, str] = {}
+    repeated = []
+    for key, place in _places(*parts):
+        if key in first:
+            repeated.append(f"{place} = {first[key]}")
+        else:
+            first[key] = place
+    return repeated
+
+
+def _shared(rows: Rows, *others: Rows) -> list[str]:
+    """Each of the rows that is among the others too, with the first such row there."""
+    first: dict[str, str] = {}
+    for key, place in _places(*others):
+        first.setdefault(key, place)
+    return [f"{place} = {first[key]}" for key, place in _places(rows) if key in first]
+
+
+def _contradictions(labels: Sequence[str], *parts: Rows) -> list[str]:
+    """Each text or image that has several labels, with two of its rows."""
+    first: dict[str, tuple[str, int]] = {}
+    found: dict[str, str] = {}
+    classes = [number for part in parts for number in part.classes.tolist()]
+    for (key, place), number in zip(_places(*parts), classes, strict=True):
+        other, said = first.setdefault(key, (place, number))
+        if said != number and key not in found:
+            found[key] = f"{place} ({labels[number]!r}) = {other} ({labels[said]!r})"
+    return list(found.values())
+
+
+def _places(*parts: Rows) -> Iterator[tuple[str, str]]:
+    return (pair for part in parts for pair in zip(part.identities, part.places, strict=True))
 
 
 def _a(what: str) -> str:
     return f"{'an' if what[:1] in 'aeiou' else 'a'} {what}"
 
 
-def _unbalanced(labels: Sequence[str], classes: Classes) -> list[Choice]:
+def _unbalanced(labels: Sequence[str], classes: Classes) -> list[Finding]:
     counts = dict(zip(labels, np.bincount(classes, minlength=len(labels)).tolist(), strict=True))
     largest, smallest = max(counts, key=lambda name: counts[name]), min(counts, key=lambda name: counts[name])
-    lines = []
+    found = []
     if counts[largest] > LARGEST_RATIO * counts[smallest]:
         ratio = round(counts[largest] / max(1, counts[smallest]), 1)
         most, least = f"{largest!r} ({counts[largest]:,})", f"{smallest!r} ({counts[smallest]:,})"
-        reason = f"times as many training rows of {most} as of {least}"
+        meaning = f"times as many training rows of {most} as of {least}"
         fix = "class weights or balanced sampling keep rare classes from being ignored"
-        lines.append(Choice(about="imbalance", value=ratio, reason=f"{reason}; {fix}"))
+        found.append(Finding("imbalance", ratio, f"{meaning}; {fix}"))
     few = sorted((name for name in counts if counts[name] < FEWEST_TRAINING_ROWS), key=lambda name: counts[name])
     if few:
-        named = ", ".join(f"{name!r} ({counts[name]})" for name in few[:SHOWN]) + ", …" * (len(few) > SHOWN)
-        reason = f"classes with fewer than {FEWEST_TRAINING_ROWS} training rows: {named}; label more, or merge them"
-        lines.append(Choice(about="near-empty classes", value=len(few), reason=reason))
-    return lines
+        classes_named = named([f"{name!r} ({counts[name]})" for name in few])
+        meaning = f"classes with fewer than {FEWEST_TRAINING_ROWS} training rows: {classes_named}"
+        found.append(Finding("near-empty classes", len(few), f"{meaning}; label more, or merge them"))
+    return found
 
 
-def text_findings(texts: Sequence[str], places: Sequence[str]) -> list[Choice]:
+def _damaged(*parts: Rows) -> list[Finding]:
+    if parts[0].column != "text":
+        return []
+    return text_findings([text for part in parts for text in part.inputs], [at for part in parts for at in part.places])
+
+
+def text_findings(texts: Sequence[str], places: Sequence[str]) -> list[Finding]:
     """Texts that were damaged on their way, are empty, or are very long. places: each text's name, such as "line 7"."""
-    lines = []
-    for about, is_odd, reason in _ODDITIES:
-        if odd := [place for text, place in zip(texts, places, strict=True) if is_odd(text)]:
-            lines.append(Choice(about=about, value=len(odd), reason=f"{reason}; the first is {odd[0]}"))
-    return lines
+    named_texts = list(zip(texts, places, strict=True))
+    found = [
+        Finding.of([place for text, place in named_texts if is_odd(text)], about, meaning)
+        for about, is_odd, meaning in _ODDITIES
+    ]
+    return [one for one in found if one.value]
 
 
 def _has_control_characters(text: str) -> bool:

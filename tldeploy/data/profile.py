@@ -3,7 +3,7 @@
 1. `open_table`: the encoding and the delimiter with which the file reads as a table.
 2. `find_text`, `find_label`: which column is which, each with its reason.
 3. `cut_into_bins`: where to cut a column of numbers into classes, and whether to.
-4. `repeats`, `Lengths`: what the chosen rows are like.
+4. `Lengths`: how long the chosen texts are.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import csv
 import io
 import math
 import re
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -20,7 +19,7 @@ from pathlib import Path
 
 from tldeploy.artifacts import Choice
 from tldeploy.data.parquet import PARQUET
-from tldeploy.data.rows import FEWEST_ROWS_A_CLASS, Splits
+from tldeploy.data.rows import FEWEST_ROWS_A_CLASS
 from tldeploy.data.sources import DELIMITERS, JSON_LINES, Table, read_table, read_text
 from tldeploy.errors import DataError
 
@@ -50,15 +49,6 @@ class Source:
     @property
     def delimiter_is_implied(self) -> bool:
         return self.delimiter in {None, DELIMITERS.get(self.table.path.suffix.lower(), ",")}
-
-
-@dataclass(frozen=True)
-class Repeats:
-    """Rows whose text stands in an earlier row too, texts with several labels, test rows whose text is learnt from."""
-
-    rows: int
-    contradictions: int
-    leaked: int
 
 
 @dataclass(frozen=True)
@@ -274,17 +264,6 @@ def _plain(number: float) -> str:
     """A number as recipes write it: no exponent, no needless zeros."""
     digits = format(Decimal(repr(number)), "f")
     return digits.rstrip("0").rstrip(".") if "." in digits else digits
-
-
-def repeats(splits: Splits) -> Repeats:
-    labels = defaultdict(set)
-    for part in (splits.train, splits.validation, splits.test):
-        for text, label in zip(part.identities, part.classes.tolist(), strict=True):
-            labels[text].add(label)
-    rows = len(splits.train) + len(splits.validation) + len(splits.test)
-    learnt = {*splits.train.identities, *splits.validation.identities}
-    leaked = sum(1 for text in splits.test.identities if text in learnt)
-    return Repeats(rows - len(labels), sum(1 for found in labels.values() if len(found) > 1), leaked)
 
 
 def _full(table: Table, name: str) -> list[str]:

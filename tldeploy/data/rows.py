@@ -35,12 +35,15 @@ Column = Literal["text", "image"]
 class Rows:
     """Texts, or paths of image files, and the class of each, int64 [rows].
 
+    places: where a person finds each row, such as `line 7` or `cats/07.png`; of a file other than data.file, with its
+    name before it. None of rows out of an artifact.
     identities: what makes two rows the same: the text itself, or the sha256 of an image's bytes.
     """
 
     inputs: list[str]
     classes: Classes
     column: Column = "text"
+    places: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -50,7 +53,12 @@ class Rows:
         return self.inputs if self.column == "text" else [file_sha256(Path(path)) for path in self.inputs]
 
     def take(self, indices: Sequence[int] | Classes) -> Rows:
-        return Rows([self.inputs[i] for i in indices], self.classes[np.asarray(indices, dtype=np.int64)], self.column)
+        return Rows(
+            inputs=[self.inputs[i] for i in indices],
+            classes=self.classes[np.asarray(indices, dtype=np.int64)],
+            column=self.column,
+            places=[self.places[i] for i in indices] if self.places else [],
+        )
 
     def save(self, path: Path, with_images: bool = True) -> None:
         """One JSON object a line: the row and its class.
@@ -143,7 +151,13 @@ def split_labelled(rest: Labelled, data: Data, folder: Path, task: TaskName = "t
     else:
         train, validation = hold_out(rest, data.validation, "data.validation", second)
     labels = _label_order(data, train)
-    return Splits(labels, number(train, labels), number(validation, labels), number(test, labels), left_out)
+    return Splits(
+        labels=labels,
+        train=number(train, labels),
+        validation=number(validation, labels, data.validation if isinstance(data.validation, str) else ""),
+        test=number(test, labels, data.test if isinstance(data.test, str) else ""),
+        left_out=left_out,
+    )
 
 
 def read_labelled(data: Data, name: str, folder: Path, task: TaskName) -> Labelled:
@@ -230,12 +244,20 @@ def _label_order(data: Data, train: Labelled) -> list[str]:
     return labels
 
 
-def number(rows: Labelled, labels: list[str]) -> Rows:
-    """The rows with their labels as classes. Raises DataError for a label that is none of `labels`."""
+def number(rows: Labelled, labels: list[str], file: str = "") -> Rows:
+    """The rows with their labels as classes. file: a name for their places.
+
+    Raises DataError for a label that is none of `labels`.
+    """
     numbers = {label: number for number, label in enumerate(labels)}
     for place, label in zip(rows.places, rows.labels, strict=True):
         if label not in numbers:
             found = f"the label {label!r} on {place} is not among those of the training rows: {', '.join(labels)}"
             raise DataError(f"use {rows.path}", found, "mend the label, or add training rows that have it")
     classes = np.array([numbers[label] for label in rows.labels], dtype=np.int64)
-    return Rows(rows.inputs, classes, rows.column)
+    return Rows(rows.inputs, classes, rows.column, places_in(file, rows.places))
+
+
+def places_in(file: str, places: Sequence[str]) -> list[str]:
+    """The places with the name of their file, if it is given."""
+    return [f"{file}: {place}" for place in places] if file else list(places)

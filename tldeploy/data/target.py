@@ -15,18 +15,19 @@ from pathlib import Path
 
 import numpy as np
 
-from tldeploy.data.rows import IMAGES, Column, Labelled, Rows, number, read_labelled
+from tldeploy.data.rows import IMAGES, Column, Labelled, Rows, number, places_in, read_labelled
 from tldeploy.data.sources import read_table
 from tldeploy.errors import DataError
 from tldeploy.recipe import Adapt, Data, TaskName
 
 OWN = ("text", "image", "label", "bins", "encoding", "delimiter")  # where not given, as in `data`
 FEWEST_ROWS = 5
+UNKNOWN = -1
 
 
 @dataclass(frozen=True)
 class Target:
-    """unlabelled: texts, or paths of image files, to learn from; there is no label in it.
+    """unlabelled: texts, or paths of image files, to learn from; there is no label in it. places: where each stands.
 
     test: labelled rows, held out; None where the target has no labels. oracle: the unlabelled rows again, with their
     labels, for the one network that shows what labels would have given; None unless the recipe asks for it.
@@ -34,10 +35,16 @@ class Target:
     """
 
     unlabelled: list[str]
+    places: list[str]
     column: Column
     test: Rows | None
     oracle: Rows | None
     left_out: list[tuple[str, str]]
+
+    @property
+    def rows(self) -> Rows:
+        """The unlabelled rows; their class, which nobody knows, is UNKNOWN."""
+        return Rows(self.unlabelled, np.full(len(self.unlabelled), UNKNOWN), self.column, self.places)
 
 
 def read_target(adapt: Adapt, data: Data, labels: Sequence[str], folder: Path, task: TaskName) -> Target:
@@ -53,13 +60,14 @@ def read_target(adapt: Adapt, data: Data, labels: Sequence[str], folder: Path, t
             raise DataError(
                 "tune on the target's labels", found, "take adapt.oracle out, or name the column: adapt.label"
             )
-        inputs, left_out = _unlabelled(settings, folder, task)
+        inputs, places, left_out = _unlabelled(settings, folder, task)
         _refuse_few(inputs, folder / adapt.file)
         held_out = None
         if isinstance(adapt.test, str):
             test = read_labelled(settings, adapt.test, folder, task)
-            held_out, left_out = number(test, list(labels)), left_out + test.left_out
-        return Target(inputs, "text" if task == "text-classification" else "image", held_out, None, left_out)
+            held_out, left_out = number(test, list(labels), adapt.test), left_out + test.left_out
+        column: Column = "text" if task == "text-classification" else "image"
+        return Target(inputs, places_in(adapt.file, places), column, held_out, None, left_out)
     rows = read_labelled(settings, adapt.file, folder, task)
     left_out = rows.left_out
     if isinstance(adapt.test, str):
@@ -71,9 +79,10 @@ def read_target(adapt: Adapt, data: Data, labels: Sequence[str], folder: Path, t
     classes = list(labels)
     return Target(
         unlabelled=rows.inputs,
+        places=places_in(adapt.file, rows.places),
         column=rows.column,
-        test=number(test, classes),
-        oracle=number(rows, classes) if adapt.oracle else None,
+        test=number(test, classes, adapt.test if isinstance(adapt.test, str) else adapt.file),
+        oracle=number(rows, classes, adapt.file) if adapt.oracle else None,
         left_out=left_out,
     )
 
@@ -96,7 +105,8 @@ def _has_labels(adapt: Adapt, settings: Data, labels: Sequence[str], folder: Pat
     return settings.label in read_table(place, settings.encoding, settings.delimiter).columns
 
 
-def _unlabelled(settings: Data, folder: Path, task: TaskName) -> tuple[list[str], list[tuple[str, str]]]:
+def _unlabelled(settings: Data, folder: Path, task: TaskName) -> tuple[list[str], list[str], list[tuple[str, str]]]:
+    """Inputs and their places, and the place and reason of what was left out."""
     if task == "image-classification":
         from tldeploy.data.images import read_images
 
@@ -109,13 +119,14 @@ def _unlabelled(settings: Data, folder: Path, task: TaskName) -> tuple[list[str]
             settings.broken,
             cache=folder / ".cache" / IMAGES,
         )
-        return [str(path) for path in found.paths], [(skipped.place, skipped.reason) for skipped in found.skipped]
+        left_out = [(skipped.place, skipped.reason) for skipped in found.skipped]
+        return [str(path) for path in found.paths], found.places, left_out
     table = read_table(folder / settings.file, settings.encoding, settings.delimiter)
     texts = table.column(settings.text, "adapt.text")
-    empty = [
-        (f"line {line}", "its text is empty") for line, text in zip(table.lines, texts, strict=True) if not text.strip()
-    ]
-    return [text for text in texts if text.strip()], empty
+    places = [f"line {line}" for line in table.lines]
+    full = [(text, place) for text, place in zip(texts, places, strict=True) if text.strip()]
+    empty = [(place, "its text is empty") for text, place in zip(texts, places, strict=True) if not text.strip()]
+    return [text for text, _ in full], [place for _, place in full], empty
 
 
 def _held_out(rows: Labelled, share: float, seed: int) -> tuple[Labelled, Labelled]:

@@ -76,14 +76,13 @@ class ImageBackbone:
         if "vocab_size" in config and not config.keys() & {"num_channels", "image_size", "vision_config"}:
             found = f"it reads texts ({kind}), and the rows are images"
             raise ArtifactError(asked, found, f"{FIX}; if the rows are texts, name their column with --text")
-        trained = SimpleNamespace(image_size=config.get("image_size"))
         return cls(
             source=relative(folder.resolve(), recipe_folder),
             where=f"a folder on this machine; a {kind or 'network of no known kind'}.",
             kind=kind,
             width=_width(config),
             has_norms=kind != "vgg" or bool(config.get("batch_norm")),
-            preparation=read_preparation(str(folder), None, trained, asked),
+            preparation=read_preparation(str(folder), None, SimpleNamespace(**config), asked),
         )
 
     @classmethod

@@ -100,15 +100,11 @@ def balance(splits: Splits) -> str:
 def about_file(found: Found, splits: Splits) -> str:
     """How many rows, and what health.py finds in them, a line each."""
     what = splits.train.column
-    parts = [health.Part(rows.identities, rows.classes) for rows in (splits.train, splits.validation, splits.test)]
-    total = sum(len(part.keys) for part in parts) + len(splits.left_out)
+    total = sum(len(part) for part in (splits.train, splits.validation, splits.test)) + len(splits.left_out)
     rows = f"{total:,} rows with {found.columns} columns" if found.columns else f"{total:,} images"
     missing = "cannot be read" if what == "image" else "have no text"
     left_out = f", of which {len(splits.left_out):,} {missing} and are left out" if splits.left_out else ""
-    findings = health.findings(splits.labels, parts[0], parts[1], parts[2], what)
-    if what == "text":
-        texts = [text for part in parts for text in part.keys]
-        findings += health.text_findings(texts, [quoted(text[:60]) for text in texts])
+    findings = [one.choice for one in health.findings(splits)]
     lines = [f"{one.about}: {one.value:,} ({one.reason})." for one in findings]
     once = "" if any(one.about == "duplicates" for one in findings) else f" No {what} occurs twice."
     return "\n".join([f"{rows}{left_out}.{once}", *map(printable, lines)])

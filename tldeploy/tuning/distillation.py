@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from tldeploy import artifacts
 from tldeploy.artifacts import Manifest, fingerprint
-from tldeploy.backbones.network import load_network
+from tldeploy.backbones.network import Network, load_network
 from tldeploy.errors import RecipeError, storage_errors
+from tldeploy.recipe import Distillation
 from tldeploy.tasks import load_task
 from tldeploy.tuning.device import device
 from tldeploy.tuning.features import predict_logits
@@ -37,7 +38,27 @@ TUNED = "tuned"
 
 
 def distillation(job: Job) -> Tuned:
-    """The method. Raises RecipeError when the teacher answers another question, or layers cannot be taken out.
+    """The method. Raises what `make_student` raises."""
+    settings, folder, manifest, student, kept = make_student(job)
+    hard = cross_entropy(job.train.classes, len(job.task.labels), job.settings)
+    loss = distillation_loss(teacher_logits(folder, manifest, job), settings.temperature, settings.weight, hard)
+    trained = learn(job, student, "distillation", loss=loss, teacher=manifest.sha256)
+    details = {"teacher": manifest.name, "teacher_sha256": manifest.sha256, "layers_kept": kept}
+    return measured(job, student, trained, details)
+
+
+class Student(NamedTuple):
+    """The network before it learns, the numbers of the layers that it keeps if it keeps not all, and its teacher's."""
+
+    settings: Distillation
+    folder: Path
+    manifest: Manifest
+    network: Network
+    layers: list[int]
+
+
+def make_student(job: Job) -> Student:
+    """Raises RecipeError when the teacher answers another question, or layers cannot be taken out.
 
     Raises ArtifactError when the teacher is not tuned yet, or damaged.
     """
@@ -49,11 +70,7 @@ def distillation(job: Job) -> Tuned:
     check_teacher(manifest, job)
     student = job.network.fresh_copy(job.settings.seed)
     kept = keep_layers(student.backbone, settings.layers) if settings.layers else []
-    hard = cross_entropy(job.train.classes, len(job.task.labels), job.settings)
-    loss = distillation_loss(teacher_logits(folder, manifest, job), settings.temperature, settings.weight, hard)
-    trained = learn(job, student, "distillation", loss=loss, teacher=manifest.sha256)
-    details = {"teacher": manifest.name, "teacher_sha256": manifest.sha256, "layers_kept": kept}
-    return measured(job, student, trained, details)
+    return Student(settings, folder, manifest, student, kept)
 
 
 def check_teacher(manifest: Manifest, job: Job) -> None:

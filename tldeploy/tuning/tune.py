@@ -1,6 +1,7 @@
 """The tune stage: labelled rows and a pretrained backbone in, a tuned network out.
 
 1. Rows are read and split; the splits are written into the artifact, so that later stages measure on the same rows.
+   What the recipe asks for and the network cannot take is refused (misfits.py).
 2. Every method of the recipe is run from the same pretrained weights and measured on validation and on test rows.
 3. One is kept: the one that the recipe names, or the best on the *validation* rows. Test rows decide nothing.
 4. With `adapt`, that one is where adaptation to the target domain starts (adaptation/adapt.py), and test rows are the
@@ -11,6 +12,7 @@ Of several processes that train together (ranks.py) the first one does all of th
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 import time
@@ -45,10 +47,11 @@ from tldeploy.tuning.fine_tuning import CHECKPOINTS, fine_tuning
 from tldeploy.tuning.from_scratch import from_scratch
 from tldeploy.tuning.job import Job, Logits, Part, Tuned
 from tldeploy.tuning.lora import lora
+from tldeploy.tuning.misfits import refuse_misfits
 
 SPLITS = ("train", "validation", "test")
 CALIBRATION_ROWS, MOST_TYPICAL = "calibration.jsonl", 512
-NAMED = 8  # of the rows that are left out
+FINDINGS = "findings.json"  # what was found in the rows, to every row that it was found in
 
 # Methods in which nothing is trained together: the first process is enough for them.
 ALONE: tuple[Method, ...] = ("feature-extraction", "few-shot")
@@ -65,7 +68,8 @@ METHODS: dict[Method, Callable[[Job], Tuned]] = {
 def tune(recipe: Recipe, folder: Path, inputs: str, parents: dict[str, str]) -> Manifest:
     """Run the recipe's methods and write the kept network into `folder`, an artifact of kind "tune".
 
-    Besides the network it holds the task's preprocessing and {train,validation,test,calibration}.jsonl.
+    Besides the network it holds the task's preprocessing, {train,validation,test,calibration}.jsonl, and findings.json:
+    every row that is named in the decisions about rows.
     """
     if recipe.adapt is not None and ranks.world() > 1:
         found = "the recipe adapts to another domain, which several processes cannot share"
@@ -88,6 +92,7 @@ def _train_along(recipe: Recipe) -> None:
         network, task = load_pretrained(recipe, splits.labels, Path(scratch))
         ranks.meet()  # the first process has encoded the rows
         job = _job(recipe, network, task, splits)
+        refuse_misfits(job)
         for method in recipe.tune.methods:
             if method not in ALONE:
                 METHODS[method](job)
@@ -97,15 +102,17 @@ def _lead(recipe: Recipe, folder: Path, inputs: str, parents: dict[str, str]) ->
     splits, target = _read_rows(recipe)
     counts = (len(splits.train), len(splits.validation), len(splits.test))
     say("tune: {} rows to learn from, {} to choose by, {} held out".format(*counts))
-    about_rows = _about_rows(splits)
+    findings = _about_rows(splits, target)
+    about_rows = [found.choice for found in findings]
     with artifacts.writing(folder) as beside:
         network, task = load_pretrained(recipe, splits.labels, beside)
         job = _job(recipe, network, task, splits)
         ranks.meet()
+        refuse_misfits(job)
         if target is not None:
-            about_rows += [distance(job, target), *about_target(target)]
-        for found in about_rows:
-            say(f"tune: {found.about}: {found.value} ({found.reason})")
+            about_rows += [distance(job, target), about_target(target)]
+        for line in about_rows:
+            say(f"tune: {line.about}: {line.value} ({line.reason})")
         tuned: dict[str, Tuned] = {}
         measured: dict[str, dict[str, Any]] = {}
         for method in recipe.tune.methods:
@@ -149,6 +156,8 @@ def _lead(recipe: Recipe, folder: Path, inputs: str, parents: dict[str, str]) ->
             details=details,
         )
         _write(beside, recipe, manifest, kept, task, splits)
+        rows_found = {found.about: list(found.rows) for found in findings if found.rows}
+        (beside / FINDINGS).write_text(json.dumps(rows_found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         _typical(job, splits, target).save(beside / CALIBRATION_ROWS)
         return artifacts.seal(beside, manifest)
 
@@ -177,13 +186,12 @@ def _write(folder: Path, recipe: Recipe, manifest: Manifest, kept: Tuned, task: 
 def _typical(job: Job, splits: Splits, target: Target | None) -> Rows:
     """Rows as the model will meet them, none of them held out: what the quantizer takes the ranges of activations from.
 
-    Those of another domain have no label that counts: their class is -1.
+    Those of another domain have no label that counts.
     """
     if target is None:
         rows, lengths = splits.train, job.train.examples.lengths
     else:
-        nowhere = np.full(len(target.unlabelled), -1)
-        rows = Rows(target.unlabelled, nowhere, target.column)
+        rows = target.rows
         lengths = job.task.examples(rows.inputs, job.cache).lengths
     return rows.take(covering(rows.classes, lengths, MOST_TYPICAL))
 
@@ -226,19 +234,8 @@ def _choose(settings: Tune, measured: dict[str, dict[str, Any]], metric: str) ->
     return Choice(about="method", value=best, reason=f"best {metric} on validation rows: {table}")
 
 
-def _about_rows(splits: Splits) -> list[Choice]:
+def _about_rows(splits: Splits, target: Target | None) -> list[health.Finding]:
     """What the data has in it, and lacks, that the figures must be read with."""
-    found = []
-    if splits.left_out:
-        named = "; ".join(f"{place}: {why}" for place, why in splits.left_out[:NAMED])
-        more = f"; and {len(splits.left_out) - NAMED} more" if len(splits.left_out) > NAMED else ""
-        reason = f"there is nothing to learn from them: {named}{more}"
-        found.append(Choice(about="rows left out", value=len(splits.left_out), reason=reason))
-    train, validation, test = (
-        health.Part(rows.identities, rows.classes) for rows in (splits.train, splits.validation, splits.test)
-    )
-    found += health.findings(splits.labels, train, validation, test, splits.train.column)
-    if splits.train.column == "text":
-        texts = [text for rows in (splits.train, splits.validation, splits.test) for text in rows.inputs]
-        found += health.text_findings(texts, [repr(text[:60]) for text in texts])
-    return found
+    found = [health.left_out(splits.left_out)] if splits.left_out else []
+    found += health.findings(splits)
+    return found if target is None else [*found, *health.target_findings(target, splits)]

@@ -9,16 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.special import softmax
+from scipy.stats import entropy
 
 from tests.tuning.adaptation.domains import make_job, write_domains
 from tldeploy import artifacts, pipeline
 from tldeploy.backbones.network import Network
 from tldeploy.data.target import Target
+from tldeploy.errors import RecipeError
 from tldeploy.recipe import Adapt
+from tldeploy.tasks.calibration import fit_temperature
 from tldeploy.tuning.adaptation.adapt import CLASS_SHARES, ORACLE, Adapted, adapt, distance
 from tldeploy.tuning.adaptation.aligning import aligning
 from tldeploy.tuning.adaptation.noisy_student import noisy_student
+from tldeploy.tuning.adaptation.prior import align_offsets
 from tldeploy.tuning.adaptation.self_training import self_training
 from tldeploy.tuning.features import predict_logits
 from tldeploy.tuning.fine_tuning import fine_tuning
@@ -63,6 +68,11 @@ def adapted(start: Start) -> Adapted:
     return start.adapt()
 
 
+@pytest.fixture(scope="module")
+def coral(start: Start) -> Tuned:
+    return aligning(start.shortly(), start.examples, "coral")
+
+
 def weights(network: Network) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
@@ -83,6 +93,37 @@ def test_the_label_free_choice_is_what_is_kept(start: Start, adapted: Adapted) -
     choice = adapted.decisions[-1]
     assert (choice.about, choice.value) == ("method", adapted.name)
     assert all(f"{name} {score:.4f}" in choice.reason for name, score in scores.items())
+
+
+def density(probabilities: NDArray[np.floating]) -> float:
+    unit = probabilities / np.linalg.norm(probabilities, axis=1, keepdims=True)
+    similar = unit @ unit.T / 0.05
+    np.fill_diagonal(similar, -np.inf)
+    return float(entropy(softmax(similar, axis=1), axis=1).mean())
+
+
+@pytest.mark.parametrize(
+    ("choose_by", "by_hand"),
+    [
+        ("entropy", lambda probabilities: -entropy(probabilities, axis=1).mean()),
+        ("soft-neighbourhood-density", density),
+    ],
+)
+def test_the_best_by_another_figure_is_kept(
+    start: Start, coral: Tuned, choose_by: str, by_hand: Callable[[NDArray[np.floating]], float]
+) -> None:
+    """Figures are of answers with the source's class shares, at the temperature that suits the source's validation."""
+    found = start.adapt(replace(start.target, oracle=None), start.shortly(), methods=["coral"], choose_by=choose_by)
+    shares = np.bincount(start.job.train.classes) / len(start.job.train.classes)
+    expected = {}
+    for name, tuned in (("fine-tuning", start.source), (CLASS_SHARES, start.source), ("coral", coral)):
+        said = predict_logits(tuned.network, start.examples, "target")
+        temperature = fit_temperature(tuned.validation, start.job.validation.classes)
+        expected[name] = by_hand(softmax((said + align_offsets(said, shares)) / temperature, axis=1))
+    assert {name: figures["score"] for name, figures in found.figures.items()} == pytest.approx(expected, rel=1e-4)
+    assert found.name == max([CLASS_SHARES, "coral"], key=lambda name: expected[name])
+    assert found.decisions[-1].value == found.name
+    assert found.decisions[-1].reason.startswith(f"best {choose_by} of its answers on 200 unlabelled target rows: ")
 
 
 def test_the_kept_network_is_the_one_whose_answers_were_measured(start: Start, adapted: Adapted) -> None:
@@ -165,6 +206,12 @@ def test_an_impossible_method_is_named_and_the_others_go_on(start: Start) -> Non
     assert list(found.figures) == ["fine-tuning", CLASS_SHARES, "coral"]
 
 
+def test_a_mistake_in_the_recipe_is_no_impossible_method(start: Start) -> None:
+    settings = start.job.settings.model_copy(update={"freeze": ["layer 7"]})
+    with pytest.raises(RecipeError, match="layer 7"):
+        start.adapt(replace(start.target, oracle=None), replace(start.job, settings=settings), methods=["coral"])
+
+
 def test_domains_that_share_no_fillers_are_told_apart(start: Start) -> None:
     found = distance(start.job, start.target)
     assert found.value > 1.5
@@ -180,6 +227,9 @@ def test_the_stage_keeps_the_choice_and_holds_target_rows_out(folder: Path) -> N
     assert manifest.details["kept"] == max(scores, key=lambda name: scores[name])
     decided = {choice.about: choice.value for choice in manifest.decisions}
     assert decided["held-out rows"] == "target"
+    assert [about for about in decided if about.startswith("target: ")] == [
+        *("target: duplicates", "target: leaks into the held-out rows")
+    ]
     assert decided["source-only"] == "fine-tuning"
     assert decided["method"] == manifest.details["kept"]
     assert pipeline.tune(folder).skipped

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tldeploy.backbones.conversion import unfold_batch_norm
 from tldeploy.backbones.network import ImageNetwork
-from tldeploy.errors import RecipeError
+from tldeploy.errors import IncapableError
 from tldeploy.tasks.classification import Examples
 from tldeploy.tuning.adaptation.batch_norm import adapt_batch_norm
 from tldeploy.tuning.adaptation.joint import in_random_batches, on_device
@@ -24,11 +24,11 @@ from tldeploy.tuning.job import Job, Tuned
 
 
 def adabn(job: Job, target: Examples, start: Tuned) -> Tuned:
-    """start: tuned on the source. Raises RecipeError for a network without batch norm."""
+    """start: tuned on the source. Raises IncapableError for a network without batch norm."""
     network = copy.deepcopy(start.network).eval()
     if not isinstance(network, ImageNetwork):
         found = "adabn needs a network with batch norm, and encoders of text have none"
-        raise RecipeError("adapt batch norm", found, "take another adaptation, such as self-training")
+        raise IncapableError("adapt batch norm", found, "take another adaptation, such as self-training")
     draw = np.random.default_rng(job.settings.seed)
 
     def batches(examples: Examples) -> Iterator[Tensor]:

@@ -25,7 +25,7 @@ from scipy.special import softmax
 
 from tldeploy.artifacts import Choice
 from tldeploy.data.target import Target
-from tldeploy.errors import DataError, QualityError, RecipeError
+from tldeploy.errors import DataError, IncapableError, QualityError
 from tldeploy.progress import say
 from tldeploy.recipe import Adapt, Adaptation
 from tldeploy.tasks.calibration import fit_temperature
@@ -94,7 +94,8 @@ def adapt(settings: Adapt, job: Job, target: Target, name: str, source: Tuned) -
     """Run the candidates and keep one.
 
     job: of the source, with the target's held-out rows as its test rows where they have labels. name, source: the
-    method of `tune` that did best on the source's validation rows, and what it left.
+    method of `tune` that did best on the source's validation rows, and what it left. A method that this network cannot
+    do is named, and the others go on; a mistake in the recipe is raised.
     """
     examples = _examples(job, target)
     blind = replace(job, test=Part(job.test.examples, np.full_like(job.test.classes, BLANK)))
@@ -126,7 +127,7 @@ def adapt(settings: Adapt, job: Job, target: Target, name: str, source: Tuned) -
         try:
             found = _run(method, blind, examples, source, best.tuned, shares)
             offsets, score = judge(found)
-        except (RecipeError, QualityError, DataError) as error:  # it diverged, in the last two
+        except (IncapableError, QualityError, DataError) as error:  # it diverged, in the last two
             say(f"adapt: {method} is not possible: {error.found}")
             impossible.append(Choice(about=method, value=IMPOSSIBLE, reason=error.found))
             continue
@@ -145,19 +146,14 @@ def adapt(settings: Adapt, job: Job, target: Target, name: str, source: Tuned) -
     return Adapted(best.name, best.tuned, figures, [*impossible, choice])
 
 
-def about_target(target: Target) -> list[Choice]:
-    """What the held-out figures are of, and which target rows are missing from them."""
+def about_target(target: Target) -> Choice:
+    """What the held-out figures are of."""
     if target.test is None:
         where, reason = "source", "the target has no labels, so nothing is known of how right answers are there"
     else:
         where = "target"
         reason = f"{len(target.test)} labelled target rows, which no method and no choice has seen"
-    decisions = [Choice(about="held-out rows", value=where, reason=reason)]
-    if target.left_out:
-        place, why = target.left_out[0]
-        reason = f"there is nothing to learn from them; the first: {place}, {why}"
-        decisions.append(Choice(about="target rows left out", value=len(target.left_out), reason=reason))
-    return decisions
+    return Choice(about="held-out rows", value=where, reason=reason)
 
 
 def _examples(job: Job, target: Target) -> Examples:

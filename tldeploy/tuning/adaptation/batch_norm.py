@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tldeploy.errors import DataError, RecipeError
+from tldeploy.errors import DataError, IncapableError
 
 Batch = dict[str, Tensor]
 
@@ -26,7 +26,7 @@ def adapt_batch_norm(model: nn.Module, batches: Iterable[Batch], forward: Callab
     layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm) and layer.running_mean is not None]
     if not layers:
         found = "adabn needs a network with batch norm, and this one keeps no statistics of batches"
-        raise RecipeError("adapt batch norm", found, "take another adaptation, such as coral or mmd")
+        raise IncapableError("adapt batch norm", found, "take another adaptation, such as coral or mmd")
     training = {module: module.training for module in model.modules()}
     momenta = [layer.momentum for layer in layers]
     kept = [{name: value.clone() for name, value in layer.named_buffers(recurse=False)} for layer in layers]

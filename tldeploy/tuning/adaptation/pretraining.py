@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tldeploy.backbones.network import Network
-from tldeploy.errors import RecipeError
+from tldeploy.errors import IncapableError
 from tldeploy.tasks.classification import Examples
 from tldeploy.tasks.text_classification import TextClassification, TextExamples
 from tldeploy.tuning.adaptation.joint import on_device, steps_of, train_jointly
@@ -50,16 +50,16 @@ class MaskedWords(nn.Module):
 
 
 def pretraining(job: Job, target: Examples) -> Tuned:
-    """Raises RecipeError for images, and for a tokenizer without a mask token."""
+    """Raises IncapableError for images, and for a tokenizer without a mask token."""
     task, source = job.task, job.train.examples
     asked, fix = "go on with pretraining", "take pretraining out of adapt.methods"
     if not (
         isinstance(task, TextClassification) and isinstance(source, TextExamples) and isinstance(target, TextExamples)
     ):
-        raise RecipeError(asked, "it is masked words that are learnt, and the rows are images", fix)
+        raise IncapableError(asked, "it is masked words that are learnt, and the rows are images", fix)
     mask = task.token_id("[MASK]", "<mask>")
     if mask is None:
-        raise RecipeError(asked, "the tokenizer has no mask token", fix)
+        raise IncapableError(asked, "the tokenizer has no mask token", fix)
     texts = TextExamples([*source.ids, *target.ids], source.encoder)
     network = job.network.fresh_copy(job.settings.seed)
     network.to(device())
@@ -73,7 +73,7 @@ def _learn_words(network: Network, texts: TextExamples, mask: int, job: Job) -> 
     embeddings = network.backbone.get_input_embeddings()
     if not isinstance(embeddings, nn.Embedding):
         found = f"the encoder's first layer is {type(embeddings).__name__}, not a table of word embeddings"
-        raise RecipeError("go on with pretraining", found, "take pretraining out of adapt.methods")
+        raise IncapableError("go on with pretraining", found, "take pretraining out of adapt.methods")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.settings.seed)
         head = MaskedWords(embeddings).to(next(network.parameters()).device)
