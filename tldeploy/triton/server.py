@@ -96,8 +96,8 @@ class Server:
         self.ready_within_s = ready_within_s
         self.id = f"tldeploy-{uuid.uuid4().hex[:12]}"
         self.published: list[Publication] = []
-        # Loading and unloading is for whoever knows it.
-        self._key = secrets.token_hex(16)
+        # Models are loaded and unloaded for nobody who does not send it.
+        self.control_key = secrets.token_hex(16)
         self._log = log
         self._tail: deque[str] = deque(maxlen=LOG_TAIL)
         self._process: subprocess.Popen[str] | None = None
@@ -162,11 +162,12 @@ class Server:
 
         watch_every_s: the pause before all models are asked again whether their workers live.
         """
-        assert self._process is not None
-        with Watch(self.http_url, self._key, self._log or (lambda line: None)) as watch:
+        process = self._process
+        assert process is not None
+        with Watch(self.http_url, self.control_key, self._log or (lambda line: None)) as watch:
             while True:
                 try:
-                    code = self._process.wait(watch_every_s)
+                    code = process.wait(watch_every_s)
                     break
                 except subprocess.TimeoutExpired:
                     watch.look()
@@ -222,8 +223,8 @@ class Server:
             "--disable-auto-complete-config",
             "--model-control-mode=explicit",
             "--load-model=*",
-            f"--http-restricted-api=model-repository:{KEY_HEADER}={self._key}",
-            f"--grpc-restricted-protocol=model-repository:{KEY_HEADER}={self._key}",
+            f"--http-restricted-api=model-repository:{KEY_HEADER}={self.control_key}",
+            f"--grpc-restricted-protocol=model-repository:{KEY_HEADER}={self.control_key}",
             f"--http-address={self.host}",
             f"--http-port={self.http_port}",
             f"--grpc-address={self.host}",

@@ -37,10 +37,6 @@ class Watch:
         self._configs: dict[str, dict[str, Any]] = {}
 
     def __enter__(self) -> Watch:
-        found = self._client.get_model_repository_index(headers=self._headers)
-        names = {model["name"] for model in found if model.get("state") == "READY"}
-        configs = {name: self._client.get_model_config(name) for name in sorted(names)}
-        self._configs = dict(sorted(configs.items(), key=lambda item: item[1].get("platform") == "ensemble"))
         return self
 
     def __exit__(
@@ -50,7 +46,18 @@ class Watch:
 
     def look(self) -> list[str]:
         """Ask every model; the names of those that were loaded again."""
+        try:
+            self._configs = self._configs or self._read_configs()
+        except Exception as error:  # noqa: BLE001 — the client's errors are of many kinds; the next look tries again
+            self._log(f"the models cannot be watched yet: {error}")
         return [name for name in self._configs if self._replaced(name)]
+
+    def _read_configs(self) -> dict[str, dict[str, Any]]:
+        """The configuration of every model that is ready; ensembles last."""
+        found = self._client.get_model_repository_index(headers=self._headers)
+        names = sorted({model["name"] for model in found if model.get("state") == "READY"})
+        configs = {name: self._client.get_model_config(name) for name in names}
+        return dict(sorted(configs.items(), key=lambda item: item[1].get("platform") == "ensemble"))
 
     def _replaced(self, name: str) -> bool:
         reason = self._complaint(name)
@@ -61,7 +68,7 @@ class Watch:
             if DEAD in reason:
                 self._client.unload_model(name, headers=self._headers)
             self._client.load_model(name, headers=self._headers)
-        except Exception as error:  # noqa: BLE001 — the client's errors are of many kinds; the next look tries again
+        except Exception as error:  # noqa: BLE001 — as above
             self._log(f"{name} could not be loaded: {error}")
             return False
         return True
