@@ -1,7 +1,7 @@
 """How many of onnx's own operator tests the served onnxruntime backend answers right, and why it misses the others.
 
-The tests are those of onnx.backend.test (kind `node`): a graph, inputs, and the outputs of onnx's reference. Each graph,
-as it is, becomes a model of one running server, with the configuration that Triton's documentation prescribes for it;
+The tests are those of onnx.backend.test (kind `node`): a graph, inputs, and the outputs of onnx's reference. Each
+graph, as it is, becomes a model of one running server, with the configuration that Triton's documentation prescribes;
 the inputs are sent over gRPC, and the answer is held against the outputs with onnx's own comparison and tolerance.
 
 A miss is put into a class: by the graph's types, by what the server says when it loads the model, or by an onnxruntime
@@ -52,7 +52,7 @@ SAYINGS = {
 }
 
 
-class Miss(Exception):  # noqa: N818 — not an error of the program
+class Miss(Exception):
     """Why a test is not answered right: a class, and the words that put it there."""
 
     def __init__(self, reason: str, detail: str = "") -> None:

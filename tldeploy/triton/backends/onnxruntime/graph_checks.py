@@ -1,8 +1,8 @@
 """A configuration held against its graph: what Triton's native onnxruntime backend refuses, in its words.
 
-Its rules: only tensors; as many inputs as the graph has, beside the optional ones, which are initializers that the graph
-lets a caller override, in models that do not batch; names, types and dims as the graph's. A dim of -1 is a value, not a
-wildcard: a configuration may fix an input's dim that the graph leaves open, and nothing else. A scalar has dims of 1.
+Its rules: only tensors; as many inputs as the graph has, beside the optional ones, which are initializers that a caller
+may override, in models that do not batch; names, types and dims as the graph's. A dim of -1 is a value, not a wildcard:
+a configuration may fix an input's dim that the graph leaves open, and nothing else. A scalar has dims of 1.
 """
 
 from __future__ import annotations
