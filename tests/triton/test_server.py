@@ -17,6 +17,8 @@ import onnx
 import psutil
 import pytest
 from tritonclient.grpc.model_config_pb2 import ModelConfig
+from tritonclient.http import InferenceServerClient
+from tritonclient.utils import InferenceServerException
 
 from tests.tiny import make_graph
 from tldeploy.errors import ServerError, UsageError
@@ -187,7 +189,36 @@ def test_a_dead_worker_behind_a_server_that_says_ready_is_noticed(repository: Pa
                     process.kill()
             with pytest.raises(ServerError, match="worker is dead") as caught:
                 client.predict(["good phone"])
-            assert caught.value.fix == "restart the server"
+            assert caught.value.fix == "ask again soon: `tldeploy serve` replaces it; restart another server"
+
+
+@pytest.mark.parametrize("step", ["tiny.tokenize", "tiny.graph"])
+def test_a_dead_worker_is_replaced_while_the_server_serves(repository: Path, step: str) -> None:
+    with owner(repository) as (_, processes, server_id, url), Client(url, model="tiny", timeout_s=30) as client:
+        before = client.predict(["good phone"])
+        for process in processes:
+            if process.name() == STUB and step in " ".join(process.cmdline()):
+                process.kill()
+        with pytest.raises(ServerError, match="worker is dead"):
+            client.predict(["good phone"])
+        assert becomes_true(lambda: answers(client))
+        assert client.predict(["good phone"]).tolist() == before.tolist()
+        assert shared_memory(server_id)
+
+
+def answers(client: Client) -> bool:
+    try:
+        client.predict(["good phone"])
+    except ServerError:
+        return False
+    return True
+
+
+def test_models_are_unloaded_for_nobody_without_the_key(tiny_server: Server) -> None:
+    with InferenceServerClient(tiny_server.http_url) as client:
+        with pytest.raises(InferenceServerException, match="This API is restricted"):
+            client.unload_model("tiny.graph")
+        assert client.is_model_ready("tiny.graph")
 
 
 def test_a_server_that_dies_while_serving_is_noticed(repository: Path) -> None:
@@ -202,22 +233,22 @@ def test_a_server_that_dies_while_serving_is_noticed(repository: Path) -> None:
 
 
 @contextmanager
-def owner(repository: Path) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process], str]]:
-    """Another process that serves the repository: itself, its server's processes, and the server's id."""
+def owner(repository: Path) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process], str, str]]:
+    """Another process that serves the repository: itself, its server's processes and id, and its HTTP address."""
     command = [sys.executable, str(Path(__file__).with_name("owner.py")), str(repository)]
     variables = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables) as process:
         try:
             assert process.stdout is not None
-            pid, server_id, _ = process.stdout.readline().split()
-            yield process, family(int(pid)), server_id
+            pid, server_id, url = process.stdout.readline().split()
+            yield process, family(int(pid)), server_id, url
         finally:
             process.kill()
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_serve_ends_well_when_it_is_told_to_stop(repository: Path, stop: signal.Signals) -> None:
-    with owner(repository) as (process, processes, server_id):
+    with owner(repository) as (process, processes, server_id, _):
         process.send_signal(stop)
         assert process.wait(30) == 0
         assert not any(process.is_running() for process in processes)
@@ -225,7 +256,7 @@ def test_serve_ends_well_when_it_is_told_to_stop(repository: Path, stop: signal.
 
 
 def test_no_server_outlives_an_owner_that_is_killed(repository: Path) -> None:
-    with owner(repository) as (process, processes, server_id):
+    with owner(repository) as (process, processes, server_id, _):
         process.kill()
         assert becomes_true(lambda: not any(process.is_running() for process in processes))
         assert not shared_memory(server_id)

@@ -213,7 +213,7 @@ class Client:
         message = message.strip()
         if "is not healthy" in message:
             found = f"the server says ready but its worker is dead ({message})"
-            return ServerError(asked, found, "restart the server")
+            return ServerError(asked, found, "ask again soon: `tldeploy serve` replaces it; restart another server")
         if status == "StatusCode.DEADLINE_EXCEEDED":
             return self._too_slow(asked)
         if status == "StatusCode.UNAVAILABLE" and ("connect" in message.lower() or "resol" in message.lower()):

@@ -35,7 +35,7 @@ CACHE_VARIABLE = "TLDEPLOY_CACHE"
 SERVER_VERSION = "2.51.0"
 PACKAGE = "nvidia-pytriton==0.7.0"
 WHEEL_SHA256 = "21f063ff93bb426d0c06b7a55e7eb9efcfe62c0dddd9a908e9877e18710128df"
-BACKEND = Path(__file__).parent / "backends" / "onnxruntime" / "model.py"
+BACKEND = Path(__file__).parent / "backends" / "onnxruntime"
 
 # The server's Python stub cannot read the arrays of numpy 2 (empty answers or a dead stub), and numpy 1.26 is not built
 # for Python 3.13 and later: there the workers need an older interpreter than tldeploy itself.
@@ -142,14 +142,16 @@ def _backends(home: Path) -> Path:
 
     Copies, not links: the server refuses a library that resolves outside the directory.
     """
-    folder = home / "backends" / file_sha256(BACKEND)[:8]
+    files = [file for file in sorted(BACKEND.glob("*.py")) if file.name != "__init__.py"]
+    folder = home / "backends" / fingerprint({file.name: file_sha256(file) for file in files})[:8]
     if not folder.is_dir():
         with locked(home.with_name(f".{home.name}.lock"), ASKED, BUILD_WAIT_S):
             if not folder.is_dir():
                 with writing(folder) as new:
                     shutil.copytree(home / "stub", new / "python")
                     (new / "onnxruntime").mkdir()
-                    shutil.copyfile(BACKEND, new / "onnxruntime" / "model.py")
+                    for file in files:
+                        shutil.copyfile(file, new / "onnxruntime" / file.name)
     return folder
 
 

@@ -8,6 +8,8 @@
 5. every published model gives its golden answers: a server with a dead worker still says that it is ready.
 Leaving the block stops it: no process and no shared memory of it stays.
 
+While `wait` blocks, every model is asked now and then, and one whose worker is dead is loaded again (watch.py).
+
 `serve` is the same as a command: it blocks until Ctrl-C or SIGTERM.
 """
 
@@ -16,6 +18,7 @@ from __future__ import annotations
 import errno
 import http.client
 import json
+import secrets
 import signal
 import socket
 import subprocess
@@ -38,6 +41,7 @@ from tldeploy.triton.home import locate
 from tldeploy.triton.log import causes, last_events
 from tldeploy.triton.repository import Publication, all_published, check_path, golden
 from tldeploy.triton.transaction import CONFIG_FILE
+from tldeploy.triton.watch import KEY_HEADER, Watch
 
 LOOPBACK = "127.0.0.1"
 HTTP_PORT, GRPC_PORT, METRICS_PORT = 8000, 8001, 8002
@@ -51,6 +55,7 @@ LOG_TAIL = 400
 # hundredths; another model, other labels or another tokenizer differ by more.
 GOLDEN_TOLERANCE = 0.05
 GOLDEN_ROWS = 4
+WATCH_EVERY_S = 10.0
 
 Log = Callable[[str], None]
 
@@ -91,6 +96,8 @@ class Server:
         self.ready_within_s = ready_within_s
         self.id = f"tldeploy-{uuid.uuid4().hex[:12]}"
         self.published: list[Publication] = []
+        # Models are loaded and unloaded for nobody who does not send it.
+        self.control_key = secrets.token_hex(16)
         self._log = log
         self._tail: deque[str] = deque(maxlen=LOG_TAIL)
         self._process: subprocess.Popen[str] | None = None
@@ -150,10 +157,20 @@ class Server:
         if process.stdout is not None:
             process.stdout.close()
 
-    def wait(self) -> NoReturn:
-        """Block while the server runs. Raises ServerError when it ends by itself."""
-        assert self._process is not None
-        code = self._process.wait()
+    def wait(self, watch_every_s: float = WATCH_EVERY_S) -> NoReturn:
+        """Block while the server runs, and replace workers that die. Raises ServerError when it ends by itself.
+
+        watch_every_s: the pause before all models are asked again whether their workers live.
+        """
+        process = self._process
+        assert process is not None
+        with Watch(self.http_url, self.control_key, self._log or (lambda line: None)) as watch:
+            while True:
+                try:
+                    code = process.wait(watch_every_s)
+                    break
+                except subprocess.TimeoutExpired:
+                    watch.look()
         raise ServerError(f"keep serving {self.repository}", self._death(code), self._death_fix())
 
     def _take_ports(self) -> None:
@@ -204,6 +221,10 @@ class Server:
             f"--model-repository={self.repository}",
             f"--backend-directory={backends}",
             "--disable-auto-complete-config",
+            "--model-control-mode=explicit",
+            "--load-model=*",
+            f"--http-restricted-api=model-repository:{KEY_HEADER}={self.control_key}",
+            f"--grpc-restricted-protocol=model-repository:{KEY_HEADER}={self.control_key}",
             f"--http-address={self.host}",
             f"--http-port={self.http_port}",
             f"--grpc-address={self.host}",

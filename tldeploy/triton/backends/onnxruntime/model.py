@@ -1,48 +1,37 @@
 """Triton's `onnxruntime` backend, written in Python for a server that has no C++ one.
 
 It serves the same model folder as the native backend, unchanged: `config.pbtxt` with `backend: "onnxruntime"`, and
-`<version>/model.onnx`. A copy of this file lies in the server home and runs in the workers' environment, which has
-numpy < 2 and onnxruntime, and nothing of tldeploy.
+`<version>/model.onnx`. A copy of this folder lies in the server home and runs in the workers' environment, which has
+numpy < 2 and onnxruntime, and nothing of tldeploy. By file:
 
-1. `initialize` makes the session: thread counts, graph optimization level and device as the native backend reads them
-   from the configuration.
-2. It holds the configuration against the graph, with the native backend's wording: count, names, types and dims.
-3. `execute` merges the requests handed over whose shapes agree, runs each group once, and splits the answer. A group
-   that fails is run again one by one, so that a bad request does not fail its neighbours.
+graph_session.py   the session: device, threads, optimization and memory as the native backend reads them
+graph_checks.py    the configuration held against the graph, with the native backend's wording
+model.py           `execute`: the requests handed over that fit together are merged, run once, and split again
+
+A request that fails never fails its neighbours: a run that fails is done again one request at a time, and an input that
+cannot be read is answered by itself. What differs from the native backend: TYPE_BF16 is served, which that one refuses;
+strings may hold NUL bytes, and must be UTF-8.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 import triton_python_backend_utils as pb_utils
+from graph_checks import check, overridable
+from graph_session import make_run_options, make_session
 
-TRITON_TYPES = {
-    "tensor(bool)": "TYPE_BOOL",
-    "tensor(uint8)": "TYPE_UINT8",
-    "tensor(uint16)": "TYPE_UINT16",
-    "tensor(uint32)": "TYPE_UINT32",
-    "tensor(uint64)": "TYPE_UINT64",
-    "tensor(int8)": "TYPE_INT8",
-    "tensor(int16)": "TYPE_INT16",
-    "tensor(int32)": "TYPE_INT32",
-    "tensor(int64)": "TYPE_INT64",
-    "tensor(float16)": "TYPE_FP16",
-    "tensor(float)": "TYPE_FP32",
-    "tensor(double)": "TYPE_FP64",
-    "tensor(string)": "TYPE_STRING",
-}
-# The native backend's meaning of `optimization { graph { level } }`.
-OPTIMIZATION_LEVELS = {
-    -1: ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
-    1: ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
-    2: ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
-}
+BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
+decode_utf8 = np.frompyfunc(bytes.decode, 1, 1)
+
+Feed = Mapping[str, Any]  # arrays by the name of their input; those of bfloat16 as uint16
 
 
 class TritonPythonModel:
@@ -54,126 +43,127 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         config = json.loads(args["model_config"])
-        file = config.get("default_model_filename") or "model.onnx"
-        graph = Path(args["model_repository"]) / args["model_version"] / file
-        self.session = make_session(graph, config, args["model_instance_kind"], args["model_instance_device_id"])
+        folder = Path(args["model_repository"]) / args["model_version"]
+        self.session = make_session(folder, config, args["model_instance_kind"], args["model_instance_device_id"])
         check(config, self.session)
-        self.inputs = [tensor["name"] for tensor in config["input"]]
-        self.outputs = [tensor["name"] for tensor in config["output"]]
+        self.run_options = make_run_options(config)
         self.batched = int(config.get("max_batch_size", 0)) > 0
+        self.outputs = {tensor["name"]: [int(dim) for dim in tensor["dims"]] for tensor in config["output"]}
+        provided = (*self.session.get_inputs(), *overridable(self.session))
+        declared = {tensor["name"] for tensor in config["input"]}
+        self.inputs = {tensor.name: tensor for tensor in provided if tensor.name in declared}
+        every = (*self.inputs.values(), *(t for t in self.session.get_outputs() if t.name in self.outputs))
+        self.bfloat16 = {tensor.name for tensor in every if tensor.type == "tensor(bfloat16)"}
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        rows = [[self._input(request, name) for name in self.inputs] for request in requests]
-        responses: list[Any] = [None] * len(requests)
-        for group in self._groups(rows):
-            for index, outputs in zip(group, self._answers([rows[index] for index in group]), strict=True):
-                responses[index] = self._response(outputs)
-        return responses
+        answers: list[Any] = [None] * len(requests)
+        feeds: dict[int, Feed] = {}
+        for index, request in enumerate(requests):
+            try:
+                feeds[index] = self._read(request)
+            except Exception as error:  # noqa: BLE001 — whatever it is, it becomes this request's answer
+                answers[index] = error
+        for group in self._groups(feeds):
+            for index, outputs in zip(group, self._answers([feeds[index] for index in group]), strict=True):
+                answers[index] = outputs
+        return [self._response(answer) for answer in answers]
 
-    @staticmethod
-    def _input(request: Any, name: str) -> Any:
-        return pb_utils.get_input_tensor_by_name(request, name).as_numpy()
+    def _read(self, request: Any) -> Feed:
+        """The inputs that a request gives; an optional one may be missing."""
+        feed = {}
+        for name, provided in self.inputs.items():
+            tensor = pb_utils.get_input_tensor_by_name(request, name)
+            if tensor is None:
+                continue
+            if name in self.bfloat16:  # numpy has none, so that Triton hands it over by DLPack only
+                array = words_of(ort.OrtValue.from_dlpack(tensor.to_dlpack()))
+            else:
+                array = tensor.as_numpy()
+            if array.dtype == object:
+                array = decode_utf8(array)
+            # Triton has no scalars: they come with one dim, of 1.
+            feed[name] = array if provided.shape else np.asarray(array).reshape(())
+        return feed
 
-    def _groups(self, rows: list[list[Any]]) -> Iterable[list[int]]:
+    def _groups(self, feeds: Mapping[int, Feed]) -> Iterable[list[int]]:
         """Indexes of the requests that can share a run: equal shapes but for the batch axis."""
         groups: dict[Any, list[int]] = {}
-        for index, tensors in enumerate(rows):
-            key = tuple(tensor.shape[1:] for tensor in tensors) if self.batched else index
+        for index, feed in feeds.items():
+            key = tuple(array.shape[1:] for array in feed.values()) if self.batched else index
             groups.setdefault(key, []).append(index)
         return groups.values()
 
-    def _answers(self, rows: list[list[Any]]) -> list[Any]:
+    def _answers(self, feeds: list[Feed]) -> list[Any]:
         """The outputs of each request, or the exception that it met."""
-        if len(rows) == 1:
+        if len(feeds) == 1:
             try:
-                return [self._run(rows[0])]
+                return [self._run(feeds[0])]
             except Exception as error:  # noqa: BLE001 — onnxruntime raises many kinds; each becomes the request's answer
                 return [error]
-        merged = [np.concatenate(tensors) for tensors in zip(*rows, strict=True)]
+        merged = {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
         try:
             outputs = self._run(merged)
         except Exception:  # noqa: BLE001 — run alone below, each request meets its own error or none
-            return [self._answers([tensors])[0] for tensors in rows]
-        ends = np.cumsum([len(tensors[0]) for tensors in rows])[:-1]
+            return [self._answers([feed])[0] for feed in feeds]
+        ends = np.cumsum([rows_of(feed) for feed in feeds])[:-1]
         return list(zip(*(np.split(output, ends) for output in outputs), strict=True))
 
-    def _run(self, tensors: list[Any]) -> list[Any]:
-        outputs: list[Any] = self.session.run(self.outputs, dict(zip(self.inputs, tensors, strict=True)))
+    def _run(self, feed: Feed) -> list[Any]:
+        names = list(self.outputs)
+        if self.bfloat16:
+            values = {name: self._value(name, array) for name, array in feed.items()}
+            answers = self.session.run_with_ort_values(names, values, self.run_options)
+            outputs = [words_of(a) if n in self.bfloat16 else a.numpy() for n, a in zip(names, answers, strict=True)]
+        else:
+            outputs = self.session.run(names, dict(feed), self.run_options)
         if self.batched:
             # An output whose rows are not the inputs' rows would be split among the wrong requests.
-            for name, output in zip(self.outputs, outputs, strict=True):
-                if output.shape[:1] != tensors[0].shape[:1]:
-                    raise ValueError(f"output '{name}' has shape {output.shape} for a batch of {len(tensors[0])}")
+            for name, output in zip(names, outputs, strict=True):
+                if output.shape[:1] != (rows_of(feed),):
+                    raise ValueError(f"output '{name}' has shape {output.shape} for a batch of {rows_of(feed)}")
         return outputs
 
-    def _response(self, outputs: Any) -> Any:
-        if isinstance(outputs, Exception):
-            return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"onnx runtime error: {outputs}"))
-        tensors = [pb_utils.Tensor(name, tensor) for name, tensor in zip(self.outputs, outputs, strict=True)]
+    def _value(self, name: str, array: Any) -> ort.OrtValue:
+        return bfloat16_value(array) if name in self.bfloat16 else ort.OrtValue.ortvalue_from_numpy(array)
+
+    def _response(self, answer: Any) -> Any:
+        try:
+            if isinstance(answer, Exception):
+                raise answer
+            tensors = [self._tensor(name, array) for name, array in zip(self.outputs, answer, strict=True)]
+        except Exception as error:  # noqa: BLE001 — as above
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(described(error)))
         return pb_utils.InferenceResponse(output_tensors=tensors)
 
-
-def make_session(graph: Path, config: dict[str, Any], kind: str, device: str) -> ort.InferenceSession:
-    if not graph.is_file():
-        raise ValueError(f"unable to find '{graph}' for model instance '{config['name']}'")
-    options = ort.SessionOptions()
-    level = int(config.get("optimization", {}).get("graph", {}).get("level", 0))
-    options.graph_optimization_level = OPTIMIZATION_LEVELS.get(level, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
-    parameters = {name: value["string_value"] for name, value in config.get("parameters", {}).items()}
-    options.intra_op_num_threads = int(parameters.get("intra_op_thread_count", 0))
-    options.inter_op_num_threads = int(parameters.get("inter_op_thread_count", 0))
-    providers: list[Any] = ["CPUExecutionProvider"]
-    if kind == "GPU":
-        # Without this onnxruntime would quietly answer from the CPU.
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        providers = [("CUDAExecutionProvider", {"device_id": device})]
-    return ort.InferenceSession(str(graph), options, providers=providers)
+    def _tensor(self, name: str, array: Any) -> Any:
+        shaped = array if array.ndim else array.reshape(self.outputs[name])
+        if name in self.bfloat16:
+            return pb_utils.Tensor.from_dlpack(name, bfloat16_value(shaped)._ortvalue.to_dlpack())
+        return pb_utils.Tensor(name, shaped)
 
 
-def check(config: dict[str, Any], session: ort.InferenceSession) -> None:
-    """Hold the configuration against the graph.
-
-    Raises ValueError with the words of the native backend, which refuses the same configurations.
-    """
-    name, batched = config["name"], int(config.get("max_batch_size", 0)) > 0
-    given, wanted = session.get_inputs(), config["input"]
-    if len(given) != len(wanted):
-        found = f"configuration expects {len(wanted)} inputs, model provides {len(given)}"
-        raise ValueError(f"unable to load model '{name}', {found}")
-    for kind, tensors, configured in (("input", given, wanted), ("output", session.get_outputs(), config["output"])):
-        by_name = {tensor.name: tensor for tensor in tensors}
-        for tensor in configured:
-            if tensor["name"] not in by_name:
-                allowed = ", ".join(sorted(by_name))
-                raise ValueError(f"unexpected inference {kind} '{tensor['name']}', allowed {kind}s are: {allowed}")
-            check_tensor(name, kind, tensor, by_name[tensor["name"]], batched)
+def rows_of(feed: Feed) -> int:
+    return len(next(iter(feed.values())))
 
 
-def check_tensor(model: str, kind: str, configured: dict[str, Any], provided: Any, batched: bool) -> None:
-    name, provided_type = configured["name"], TRITON_TYPES.get(provided.type, provided.type)
-    if configured["data_type"] != provided_type:
-        expected = f"configuration expects datatype {configured['data_type']} for {kind} '{name}'"
-        raise ValueError(f"unable to load model '{model}', {expected}, model provides {provided_type}")
-    shape = [dim if isinstance(dim, int) else -1 for dim in provided.shape]
-    dims = [int(dim) for dim in configured.get("reshape", {}).get("shape", configured["dims"])]
-    if batched and shape[:1] != [-1]:
-        found = "the first dimension must be -1; but shape expected by the model is"
-        support = "for the model to support batching the shape should have at least 1 dimension and"
-        raise ValueError(f"model '{model}', tensor '{name}': {support} {found} {words(shape)}")
-    complete = [-1, *dims] if batched else dims
-    # The native backend lets a configuration fix an input's dimension that the graph leaves open, and nothing else.
-    fits = len(shape) == len(complete) and all(
-        want == have or (kind == "input" and want == -1) for want, have in zip(shape, complete, strict=True)
-    )
-    if not fits:
-        initial = "an initial batch dimension because max_batch_size > 0 followed by the explicit tensor shape"
-        made = f"({initial}, making complete shape {words(complete)})" if batched else f"(shape {words(complete)})"
-        expects = f"the model expects {len(shape)} dimensions (shape {words(shape)})"
-        raise ValueError(
-            f"model '{model}', tensor '{name}': {expects} but the model configuration specifies "
-            f"{len(complete)} dimensions {made}"
-        )
+def words_of(value: ort.OrtValue) -> Any:
+    """The elements of a bfloat16 value, copied, as uint16."""
+    shape = value.shape()
+    count = int(np.prod(shape))
+    content = ctypes.string_at(value.data_ptr(), 2 * count) if count else b""
+    return np.frombuffer(content, dtype=np.uint16).reshape(shape)
 
 
-def words(shape: list[int]) -> str:
-    return f"[{','.join(map(str, shape))}]"
+def bfloat16_value(words: Any) -> ort.OrtValue:
+    """A bfloat16 value that owns its memory, of elements given as uint16."""
+    value = ort.OrtValue.ortvalue_from_shape_and_type(list(words.shape), BFLOAT16)
+    ctypes.memmove(value.data_ptr(), np.ascontiguousarray(words).ctypes.data, words.nbytes)
+    return value
+
+
+def described(error: Exception) -> str:
+    """An error in the native backend's words: `onnx runtime error 2: …`."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"a string is not UTF-8: {error.reason} at byte {error.start}"
+    found = re.match(r"\[ONNXRuntimeError\] : (\d+) : \w+ : (.*)", str(error), re.DOTALL)
+    return f"onnx runtime error {found[1]}: {found[2]}" if found else f"onnx runtime error: {error}"
