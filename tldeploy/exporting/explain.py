@@ -25,6 +25,7 @@ from tldeploy.backbones.network import load_network
 from tldeploy.data.rows import Rows
 from tldeploy.exporting.places import AROUND, HEAD, group_of
 from tldeploy.exporting.scorecard import sample
+from tldeploy.exporting.storage import save_graph
 from tldeploy.exporting.targets import Place, place_for
 from tldeploy.exporting.variants import REFERENCE
 from tldeploy.measuring.profiling import NodeTime, profile, shares
@@ -152,5 +153,5 @@ def _exposed(graph: Path, target: Path, tensors: Sequence[str]) -> Path:
     model = onnx.load(graph)
     given = {value.name for value in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in given)
-    onnx.save(model, target, save_as_external_data=model.ByteSize() > onnx.checker.MAXIMUM_PROTOBUF)
+    save_graph(model, target)
     return target
