@@ -28,8 +28,8 @@ from tldeploy.tasks.classification import Classification
 from tldeploy.tasks.metrics import Drop, Metric
 
 # What is usually fastest on targets that cannot be measured. CUDA has no kernels for most of static int8; TensorRT and
-# OpenVINO take plain graphs, and split one that has onnxruntime's own fused operators. bf16 is made only where it can be
-# measured, and no half precision for OpenVINO: variants.py says why.
+# OpenVINO take plain graphs, and split one that has onnxruntime's own fused operators. bf16 is made only where it can
+# be measured, and no half precision for OpenVINO: variants.py says why.
 PREFERENCE: Mapping[Target, Sequence[Variant]] = {
     "cuda": ("fp16", "fused", "int8-weights", "int4-weights"),
     "tensorrt": ("int8-static", "fp16"),

@@ -6,8 +6,8 @@
    four, …, until the drop is within the budget.
 4. Between the last two counts, the smallest one that is within the budget is looked for by halving.
 
-The minutes of the limit are those of steps 2 to 4. Each quantization that is tried is told of, and recorded. But for the
-limit, the same inputs give the same steps.
+The minutes of the limit are those of steps 2 to 4. Each quantization that is tried is told of, and recorded. But for
+the limit, the same inputs give the same steps.
 """
 
 from __future__ import annotations
