@@ -1,8 +1,8 @@
 """One engine in a process of its own, for bench/export.py: it opens a network once and times what it is sent.
 
 Run as `python bench/engine.py KIND FILE THREADS`. It says how many seconds opening took and how much memory it added,
-and then answers each line `{"inputs": [FILE.npz, ...], "times": N}` with N times in milliseconds, each of all inputs
-one by one.
+both with the import of the engine's package; then it answers each line `{"inputs": [FILE.npz, ...], "times": N}` with N
+times in milliseconds, each of all inputs one by one.
 """
 
 from __future__ import annotations

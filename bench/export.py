@@ -295,13 +295,14 @@ def table(results: dict[str, Any]) -> str:
         requests = list(result["rounds_ms"])
         peak = result["peak_gflops"]
         rates = f"{peak['fp32']:.0f} and {peak['int8']:.0f} Gop/s in fp32 and int8"
-        head = [f"{name}, {threads}; {rates}", *requests, "MB", "opened in s"]
+        head = [f"{name}, {threads}; {rates}", *requests, "MB", "s to import and open"]
         rows = []
         for engine in result["opened"]:
             cells = []
             for request in requests:
                 value, low, high = ratios(result["rounds_ms"][request])[engine]
-                kind = "int8" if "int8" in engine else "fp32"
+                # int4 weights are unpacked to int8: on the CPU activations are rounded to it as well.
+                kind = "int8" if "int8" in engine or "int4" in engine else "fp32"
                 ms = statistics.median(result["rounds_ms"][request][engine])
                 rate = result["operations"][request] / ms / 1e6
                 share = rate / peak[kind]
@@ -338,8 +339,8 @@ def main() -> None:
             write_file(file, json.dumps(report, indent=1) + "\n")
             about = (
                 f"{report['environment']['cpu']}; PyTorch eager fp32 = 1: median of {ROUNDS} interleaved rounds with "
-                "its 95 % interval, the median in ms, and the share of the rate of a large matrix product (int8 "
-                "engines: of one of uint8 by int8)."
+                "its 95 % interval, the median in ms, and the share of the rate of a large matrix product (int8 and "
+                "int4 engines: of one of uint8 by int8)."
             )
             write_file(asked.out / "export.md", f"{about}\n\n{table(results)}\n")
 

@@ -18,6 +18,7 @@ from tldeploy.exporting.half import BF16, FP16, to_half
 from tldeploy.exporting.precision import make_half, nodes_to_keep
 from tldeploy.exporting.quantization.calibration import covering_batches
 from tldeploy.exporting.ranges import measure_magnitudes
+from tldeploy.exporting.selection import PREFERENCE
 from tldeploy.exporting.source import Source
 from tldeploy.exporting.variants import VARIANTS
 from tldeploy.recipe import Export
@@ -100,6 +101,12 @@ def test_bf16_that_cannot_be_measured_here_is_left_out_and_says_so(text: Source,
 def test_variants_are_made_only_where_they_fit(text: Source, variant: str, target: Any, said: str | None) -> None:
     why = VARIANTS[variant].misfit(replace(text, settings=Export(target=target)))
     assert why is None if said is None else said in str(why)
+
+
+@pytest.mark.parametrize("target", PREFERENCE)
+def test_the_usual_order_of_a_target_names_only_what_is_made_for_it(text: Source, target: Any) -> None:
+    source = replace(text, settings=Export(target=target))
+    assert [VARIANTS[name].misfit(source) for name in PREFERENCE[target]] == [None] * len(PREFERENCE[target])
 
 
 def test_convolutions_fit_neither_bf16_nor_packed_weights(images: Source) -> None:

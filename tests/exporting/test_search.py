@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
@@ -80,13 +81,18 @@ def test_exactly_the_product_that_was_made_bad_is_left_in_floats(one_layer: Sour
     assert kept.input[1] in {tensor.name for tensor in onnx.load(target).graph.initializer}
 
 
-def test_the_fewest_nodes_are_found_by_doubling_and_halving(text: Source, tmp_path: Path) -> None:
+def test_the_fewest_nodes_are_found_by_doubling_and_halving(
+    text: Source, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     nodes = [f"node {number}" for number in range(16)]
     bad = [nodes[2], nodes[7], nodes[11]]
     found = quantize_within_budget(breaking(nodes, bad), text, tmp_path / "int8.onnx")
     assert steps(found) == [0, 1, 2, 4, 3]
     assert found["in_float"] == bad
     assert [entry["place"] for entry in found["ranking"][:3]] == bad
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("export: int8: ")]
+    assert len(told) == len(found["steps"])
+    assert told[-1].startswith("export: int8: +0.00 points lost with 3 nodes in floats")
 
 
 def test_where_there_are_many_nodes_only_those_of_the_worst_groups_are_told_apart(text: Source, tmp_path: Path) -> None:
@@ -118,6 +124,17 @@ def test_without_time_nothing_is_searched(text: Source, tmp_path: Path) -> None:
     found = quantize_within_budget(breaking(["a", "b"], ["a"]), source, tmp_path / "int8.onnx")
     assert steps(found) == [0]
     assert "no time to search" in found["reason"]
+
+
+def test_the_minutes_are_for_mending_and_not_for_the_first_quantization(text: Source, tmp_path: Path) -> None:
+    def make(graph: Path) -> Quantizer:
+        time.sleep(0.3)
+        return Breaking(graph, ["a", "b"], ["a"])
+
+    source = replace(text, settings=Export(max_drop=8, search_minutes=0.2 / 60))
+    found = quantize_within_budget(make, source, tmp_path / "int8.onnx")
+    assert len(found["steps"]) > 1
+    assert "no time to search" not in found["reason"]
 
 
 def test_the_same_search_takes_the_same_steps(one_layer: Source, tmp_path: Path) -> None:

@@ -92,7 +92,12 @@ SMALL_AND_SLOW = entry("int4-weights", 0.1, SLOWER, SLOWER, size=15)
     ("goal", "chosen", "kept", "said"),
     [
         ("latency", "int8-dynamic", {"int8-dynamic", "int8-static"}, "the fastest within the budget: 3.00"),
-        ("throughput", "int8-static", {"int8-dynamic", "int8-static"}, "2.50 [2.40, 2.60] times as fast as fp32 in"),
+        (
+            "throughput",
+            "int8-static",
+            {"int8-dynamic", "int8-static"},
+            "the fastest in batches within the budget: 2.50 [2.40, 2.60] times as fast as fp32 in batches",
+        ),
         (
             "size",
             "int4-weights",
@@ -118,13 +123,19 @@ def test_without_the_targets_speed_the_first_within_the_budget_is_chosen_in_the_
     names = ("int8-weights", "fp16", "fused")
     unmeasured = [entry(name, 0.6 if name == "fp16" else 0.1, measured=False) for name in names]
     choice, became = about(*unmeasured, measured=False, target="cuda")
-    assert PREFERENCE["cuda"][:4] == ("fp16", "bf16", "fused", "int8-weights")
+    assert PREFERENCE["cuda"][:3] == ("fp16", "fused", "int8-weights")
     assert choice.value == "fused"
-    assert choice.reason.startswith("speed was not measured here; the first of fp16, bf16, fused,")
+    assert choice.reason.startswith("speed was not measured here; the first of fp16, fused, int8-weights,")
     assert became["int8-weights"] == (
         True,
         "its speed was not measured; +0.10 points lost [+0.00, +0.20] on 1000 rows, within the budget of 0.5",
     )
+
+
+def test_what_has_no_place_in_the_order_is_kept_and_not_said_to_be_over_the_budget() -> None:
+    choice, became = about(entry("fused", measured=False), measured=False, target="tensorrt")
+    assert (choice.value, became["fused"][0]) == ("fp32", True)
+    assert choice.reason == "speed was not measured here, and none of int8-static, fp16 is there and within the budget"
 
 
 def test_a_size_is_known_without_the_target() -> None:

@@ -14,6 +14,7 @@ from tests.exporting.tiny_source import answers, text_source
 from tests.tiny_project import write_project
 from tldeploy import pipeline
 from tldeploy.exporting import storage
+from tldeploy.exporting.explain import _exposed
 from tldeploy.exporting.fusion import fuse
 from tldeploy.exporting.graph import export_graph
 from tldeploy.exporting.source import Source
@@ -54,6 +55,9 @@ def test_graphs_over_the_limit_keep_their_weights_in_a_file_beside(
     }.items():
         assert external_names(onnx.load(tmp_path / f"{name}.onnx", load_external_data=False)) == {f"{name}.onnx.data"}
         np.testing.assert_allclose(answers(tmp_path / f"{name}.onnx", text.task, rows), expected, atol=tolerance)
+    exposed = _exposed(graph, tmp_path / "exposed.onnx", ["gelu"])
+    assert external_names(onnx.load(exposed, load_external_data=False)) == {"exposed.onnx.data"}
+    np.testing.assert_array_equal(answers(exposed, text.task, rows), expected)
     before = sum(part.stat().st_size for part in storage.parts(graph))
     export_graph(text.network, text.task, graph, 20, {})  # over what is there, not behind it
     assert sum(part.stat().st_size for part in storage.parts(graph)) == before

@@ -55,3 +55,11 @@ def test_a_profile_has_every_node_with_its_provider(tmp_path: Path) -> None:
     assert nodes[0].name == "multiply"
     assert provider_shares(nodes) == {"CPUExecutionProvider": 1.0}
     assert sum(shares(nodes, ["a", "b"]).values()) == pytest.approx(1)
+
+
+def test_the_graph_as_it_is_run_has_its_weights_in_a_file_beside(tmp_path: Path) -> None:
+    """In one file, a graph of more than 2 GiB could not be written."""
+    optimized = tmp_path / "optimized.onnx"
+    profile(write_product(tmp_path / "small.onnx", 1), [inputs(1)], "CPUExecutionProvider", optimized)
+    assert optimized.stat().st_size < 10_000
+    assert (tmp_path / "optimized.onnx.data").stat().st_size >= 1_000_000

@@ -1,6 +1,7 @@
 """The scorecard: every variant measured on the same validation rows in one interleaved run.
 
-1. One row at a time, which gives the answers that are scored and the latency; then batches of similar lengths.
+1. One row at a time, which gives the answers that are scored and the latency; then batches of similar lengths. Where
+   rows are few they are asked again and again: of a handful of samples no interval could say what is surely faster.
 2. Loading, in processes of their own.
 3. A profile of each session: which provider really computed.
 
@@ -22,7 +23,7 @@ from tldeploy.exporting.storage import parts
 from tldeploy.exporting.targets import Place
 from tldeploy.measuring.loading import measure_loading
 from tldeploy.measuring.profiling import profile, provider_shares
-from tldeploy.measuring.scenarios import SingleStream, offline, single_stream
+from tldeploy.measuring.scenarios import BATCH, FEWEST_BLOCKS, SingleStream, offline, single_stream
 from tldeploy.measuring.statistics import Estimate, quantiles, speedup
 from tldeploy.runtime.onnx import OnnxRunner
 from tldeploy.tasks.classification import Classification, Tensors
@@ -30,6 +31,7 @@ from tldeploy.tasks.metrics import Drop, Metric
 
 GOLDEN_ROWS = 8
 PROFILED_ROWS = 16
+ENOUGH = BATCH * FEWEST_BLOCKS  # requests, so that there are enough batches too
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,11 @@ def measure_variants(
     place: Place,
 ) -> list[Entry]:
     """One entry a file; the first is the fp32 reference."""
-    stream = single_stream(runners, rows.inputs, len(task.labels), "export: variants", refuse=False)
-    predicted = [task.decode(probabilities) for probabilities in stream.probabilities]
-    speeds = [None] * len(files) if place.why_not_there else _speeds(files, runners, task, rows, place, stream)
+    asked = again_and_again(rows.inputs)
+    stream = single_stream(runners, asked, len(task.labels), "export: variants", refuse=False)
+    answers = stream.probabilities[:, : len(rows)]
+    predicted = [task.decode(probabilities) for probabilities in answers]
+    speeds = [None] * len(files) if place.why_not_there else _speeds(files, runners, task, asked, place, stream)
     some = sample(rows, task)
     return [
         Entry(
@@ -96,13 +100,18 @@ def measure_variants(
             parity=parity,
             metric=task.measure(rows.classes, predicted[at]),
             drop=task.drop(rows.classes, predicted[0], predicted[at]),
-            not_finite=stream.not_finite[at],
+            not_finite=int((~np.isfinite(answers[at])).any(axis=1).sum()),
             speed=speeds[at],
             providers=provider_shares(profile(file, some, place.provider)),
-            golden=stream.probabilities[at][:GOLDEN_ROWS].tolist(),
+            golden=answers[at][:GOLDEN_ROWS].tolist(),
         )
         for at, (file, parity) in enumerate(zip(files, parities, strict=True))
     ]
+
+
+def again_and_again(inputs: Sequence[str]) -> list[str]:
+    """All rows as often as it takes to have ENOUGH requests."""
+    return [*inputs] * -(-ENOUGH // len(inputs))
 
 
 def sample(rows: Rows, task: Classification) -> list[Tensors]:
@@ -115,14 +124,14 @@ def _speeds(
     files: Sequence[Path],
     runners: Sequence[OnnxRunner],
     task: Classification,
-    rows: Rows,
+    asked: Sequence[str],
     place: Place,
     stream: SingleStream,
 ) -> list[Speed | None]:
     # Images have no length, and all of them decoded at once might not fit in memory.
-    lengths = task.examples(rows.inputs).lengths if len(task.axes) > 1 else None
-    batched = offline(runners, rows.inputs, lengths, "export: batches")
-    loadings = measure_loading(files, task.encode(rows.inputs[:1]), place.provider)
+    lengths = task.examples(asked).lengths if len(task.axes) > 1 else None
+    batched = offline(runners, asked, lengths, "export: batches")
+    loadings = measure_loading(files, task.encode(asked[:1]), place.provider)
     return [
         Speed(
             p50_ms=quantiles(stream.latency_ms[at], stream.block, [0.5])[0].value,

@@ -41,6 +41,9 @@ def profile(
     options.enable_profiling = True
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
+        # In one file, weights of 2 GiB could not be written.
+        weights = f"{optimized.name}.data"
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", weights)
     with tempfile.TemporaryDirectory() as folder:
         options.profile_file_prefix = str(Path(folder) / "profile")
         session = open_session(graph, provider, options)

@@ -6,7 +6,8 @@
    four, …, until the drop is within the budget.
 4. Between the last two counts, the smallest one that is within the budget is looked for by halving.
 
-Each step is recorded. But for the limit in minutes, the same inputs give the same steps.
+The minutes of the limit are those of steps 2 to 4. Each quantization that is tried is told of, and recorded. But for
+the limit, the same inputs give the same steps.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from tldeploy.exporting.quantization.exclusion import Blame, Quantizer, ranked
 from tldeploy.exporting.quantization.judge import Judge
 from tldeploy.exporting.quantization.smoothing import smooth
 from tldeploy.exporting.source import Source
+from tldeploy.progress import say
 from tldeploy.tasks.metrics import Drop
 
 RANKING_SHARE = 0.5  # of the time that is left
@@ -42,6 +44,10 @@ class Step:
     loss: float
     seconds: float
     is_within: bool
+
+    @property
+    def how(self) -> str:
+        return f"{len(self.in_float)} nodes in floats" + (", outliers smoothed" if self.smoothed else "")
 
     @property
     def order(self) -> tuple[bool, float, float]:
@@ -65,7 +71,7 @@ def quantize_within_budget(make: Make, source: Source, target: Path) -> dict[str
     make: a Quantizer of a graph. The budget and the time are the recipe's `max_drop` and `search_minutes`.
     """
     with tempfile.TemporaryDirectory() as folder:
-        search = _Search(make, source, Path(folder))
+        search = _Search(make, source, target.stem, Path(folder))
         best, reason = search.run()
         best.quantizer.write(target, best.in_float)
     return {
@@ -79,13 +85,13 @@ def quantize_within_budget(make: Make, source: Source, target: Path) -> dict[str
 
 
 class _Search:
-    def __init__(self, make: Make, source: Source, folder: Path) -> None:
-        self.make, self.source, self.folder = make, source, folder
+    def __init__(self, make: Make, source: Source, variant: str, folder: Path) -> None:
+        self.make, self.source, self.variant, self.folder = make, source, variant, folder
         self.judge = Judge(source)
         self.steps: list[Step] = []
         self.ranking: list[Blame] = []
         self.smoothing: list[dict[str, str]] = []
-        self.deadline = time.monotonic() + 60 * source.settings.search_minutes
+        self.deadline = math.inf  # until there is something to mend
 
     @property
     def is_out_of_time(self) -> bool:
@@ -96,17 +102,17 @@ class _Search:
         budget = f"the budget of {self.source.settings.max_drop:g} points"
         if first.is_within:
             return first, f"all of it is within {budget}"
+        self.deadline = time.monotonic() + 60 * self.source.settings.search_minutes
         if self.is_out_of_time:
             return first, f"{first.drop.points:+.2f} points are over {budget}, and there was no time to search"
         start = self.smoothed(first)
         if not start.is_within and not self.is_out_of_time:
             self.leave_out(start)
         best = min(self.steps, key=lambda step: step.order)
-        how = f"{len(best.in_float)} nodes in floats" + (", outliers smoothed" if best.smoothed else "")
         if best.is_within:
-            return best, f"within {budget} with {how}"
+            return best, f"within {budget} with {best.how}"
         why = "the time ran out" if self.is_out_of_time else "every step was tried"
-        return best, f"{best.drop.points:+.2f} points are over {budget}, the best found ({how}); {why}"
+        return best, f"{best.drop.points:+.2f} points are over {budget}, the best found ({best.how}); {why}"
 
     def attempt(self, quantizer: Quantizer, in_float: Sequence[str], smoothed: bool = False) -> Step:
         started = time.monotonic()
@@ -118,6 +124,7 @@ class _Search:
         within = points <= settings.max_drop and math.isfinite(loss)
         step = Step(quantizer, smoothed, list(in_float), drop, loss, time.monotonic() - started, within)
         self.steps.append(step)
+        say(f"export: {self.variant}: {drop.points:+.2f} points lost with {step.how}, {step.seconds:.1f} s")
         return step
 
     def smoothed(self, first: Step) -> Step:
