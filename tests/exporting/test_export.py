@@ -57,6 +57,22 @@ def test_the_graph_has_named_dynamic_axes_and_says_what_it_is(project: Path, man
     assert json.loads(properties["labels"]) == ["negative", "neutral", "positive"]
 
 
+def test_every_variant_keeps_axes_versions_and_metadata(project: Path, manifest: Manifest) -> None:
+    graphs = [
+        onnx.load(project / "onnx" / entry["file"], load_external_data=False) for entry in manifest.details["variants"]
+    ]
+    assert len(graphs) == 4
+    for graph in graphs[1:]:
+        assert [*graph.graph.input, *graph.graph.output] == [*graphs[0].graph.input, *graphs[0].graph.output]
+        assert metadata_of(graphs[0]).items() <= metadata_of(graph).items()  # onnxruntime's quantizer adds a line
+        assert graph.ir_version == 10
+        assert {entry.version for entry in graph.opset_import if entry.domain == ""} == {20}
+
+
+def metadata_of(graph: onnx.ModelProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in graph.metadata_props}
+
+
 @pytest.mark.parametrize("variant", ["fp32", "fused"])
 def test_float_graphs_equal_pytorch_at_every_batch_and_length(
     project: Path, task: TextClassification, variant: str
