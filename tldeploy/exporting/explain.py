@@ -34,12 +34,14 @@ from tldeploy.runtime.session import open_session
 from tldeploy.tasks import load_task
 from tldeploy.tasks.classification import Tensors
 
+DEQUANTIZED = "_DequantizeLinear_Output"  # behind a tensor's name, as onnxruntime's quantizer has it
 COMPILED = {"TensorrtExecutionProvider", "OpenVINOExecutionProvider"}  # they run whole subgraphs as one node
 
 
 @dataclass(frozen=True)
 class Explained:
-    """One variant. ms: of a typical row, in the graph alone. groups, operators: shares of the time, which add up to 1;
+    """One variant. ms: of a typical row, in the graph alone, and with what the profiler adds: some microseconds a node,
+    which is most of a tiny network's. groups, operators: shares of the time, which add up to 1;
     groups in the network's order, all of them. nodes: how many ran on each provider. departures: where each group
     ends, the L2 norm of the difference from fp32 over that of fp32; None where the variant has no such tensor."""
 
@@ -130,14 +132,20 @@ def _timed(file: Path, rows: list[Tensors], fp32: _Groups, place: Place) -> tupl
 
 def _departures(reference: Path, file: Path, fp32: _Groups, rows: list[Tensors]) -> dict[str, float | None]:
     """The relative L2 difference at the last tensor that leaves each group and that both graphs have, in floats."""
-    made = {name for node in onnx.load(file, load_external_data=False).graph.node for name in node.output}
+    made = [name for node in onnx.load(file, load_external_data=False).graph.node for name in node.output]
     wanted = [name for names in fp32.ends.values() for name in names if name in made]
+    # Where a tensor becomes integers, the next group reads what they stand for. The floats before that may still be
+    # without a ReLU, which clipping to uint8 replaces.
+    dequantized = [next((other for other in made if other.startswith(name + DEQUANTIZED)), name) for name in wanted]
     with tempfile.TemporaryDirectory() as folder:
-        graphs = [_exposed(graph, Path(folder) / f"{at}.onnx", wanted) for at, graph in enumerate((reference, file))]
-        sessions = [open_session(graph) for graph in graphs]
+        sessions = [
+            open_session(_exposed(graph, Path(folder) / f"{at}.onnx", names))
+            for at, (graph, names) in enumerate(((reference, wanted), (file, dequantized)))
+        ]
         squares = {name: np.zeros(2) for name in wanted}
         for row in rows:
-            for name, before, after in zip(wanted, *(session.run(wanted, row) for session in sessions), strict=True):
+            answers = (session.run(names, row) for session, names in zip(sessions, (wanted, dequantized), strict=True))
+            for name, before, after in zip(wanted, *answers, strict=True):
                 if before.dtype.kind == "f" and before.shape == after.shape:
                     exact = before.astype(np.float64)
                     squares[name] += np.square(exact - after).sum(), np.square(exact).sum()
