@@ -90,16 +90,30 @@ def test_an_explanation_shows_time_and_error_before_and_after() -> None:
     before = Explained("fp32", 4.0, {"layer 0": 0.75, "head": 0.25}, {"MatMul": 1.0}, where, {})
     departures = {"layer 0": 0.031, "head": None}
     after = Explained("int8", 2.0, {"layer 0": 0.5, "head": 0.5}, {"MatMulInteger": 1.0}, where, departures)
-    assert [line.split() for line in show.explanation([before, after]).splitlines()] == [
-        ["fp32:", "4.00", "ms", "a", "row", "in", "the", "graph;", "120", "nodes", "on", "CPUExecutionProvider"],
-        ["int8:", "2.00", "ms", "a", "row", "in", "the", "graph;", "120", "nodes", "on", "CPUExecutionProvider"],
+    lines = show.explanation([before, after]).splitlines()
+    assert lines[:2] == [
+        "fp32: 4.00 ms a row in the graph, under the profiler; 120 nodes on CPUExecutionProvider",
+        "int8: 2.00 ms a row in the graph, under the profiler; 120 nodes on CPUExecutionProvider",
+    ]
+    assert [line.split() for line in lines[2:]] == [
         ["group", "fp32", "ms", "fp32", "%", "int8", "ms", "int8", "%", "off", "fp32"],
         ["-------", "-------", "------", "-------", "------", "--------------"],
         ["layer", "0", "3.00", "75.0", "1.00", "50.0", "0.031"],
         ["head", "1.00", "25.0", "1.00", "50.0", "not", "comparable"],
         ["operator", "fp32", "ms", "fp32", "%", "int8", "ms", "int8", "%"],
         ["-------------", "-------", "------", "-------", "------"],
-        ["MatMulInteger", "2.00", "100.0"],
         ["MatMul", "4.00", "100.0"],
+        ["MatMulInteger", "2.00", "100.0"],
     ]
     assert "int8" not in show.explanation([before])
+
+
+def test_what_took_most_before_is_shown_although_it_is_gone_afterwards() -> None:
+    where = {"CPUExecutionProvider": 120}
+    before = Explained("fp32", 4.0, {"head": 1.0}, {"MatMul": 0.9, "Softmax": 0.1}, where, {})
+    small = {f"Small{number}": 0.1 for number in range(10)}
+    after = Explained("int8", 1.0, {"head": 1.0}, small, where, {"head": None})
+    shown = show.explanation([before, after]).splitlines()
+    operators = [line.split()[0] for line in shown[shown.index(next(s for s in shown if s.startswith("operator"))) :]]
+    assert operators == ["operator", operators[1], "MatMul", "Softmax", *list(small)[:8], "…"]
+    assert shown[-1] == "… and 2 more operators, with --json"

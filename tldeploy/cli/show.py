@@ -119,18 +119,22 @@ def _before_and_after(before: Explained, after: Explained) -> str:
         ]
         for group in before.groups
     ]
-    names = dict.fromkeys(name for found in reversed(both) for name in found.operators)
+    took_ms = {name: 0.0 for found in both for name in found.operators}
+    for found in both:
+        took_ms |= {name: max(took_ms[name], share * found.ms) for name, share in found.operators.items()}
+    most = sorted(took_ms, key=lambda name: -took_ms[name])[:TOP]
     operators = [
-        [name, *(text for found in both for text in _share(found, found.operators.get(name)))] for name in names
+        [name, *(text for found in both for text in _share(found, found.operators.get(name)))] for name in most
     ]
     where = [
-        f"{found.variant}: {found.ms:.2f} ms a row in the graph; "
+        f"{found.variant}: {found.ms:.2f} ms a row in the graph, under the profiler; "
         + ", ".join(f"{count} nodes on {provider}" for provider, count in found.nodes.items())
         for found in both
     ]
     tables = [aligned(["group", *head, *(["off fp32"] if len(both) > 1 else [])], groups)]
-    tables += [aligned(["operator", *head], operators[:TOP])]
-    return "\n".join([*where, *tables])
+    tables += [aligned(["operator", *head], operators)]
+    more = len(took_ms) - len(most)
+    return "\n".join([*where, *tables, *([f"… and {more} more operators, with --json"] if more else [])])
 
 
 def _share(found: Explained, share: float | None) -> tuple[str, str]:
