@@ -64,11 +64,13 @@ def test_every_variant_keeps_axes_versions_and_metadata(project: Path, manifest:
     assert len(graphs) == 4
     for graph in graphs[1:]:
         assert [*graph.graph.input, *graph.graph.output] == [*graphs[0].graph.input, *graphs[0].graph.output]
-        assert {entry.key: entry.value for entry in graph.metadata_props} == {
-            entry.key: entry.value for entry in graphs[0].metadata_props
-        }
+        assert metadata_of(graphs[0]).items() <= metadata_of(graph).items()  # onnxruntime's quantizer adds a line
         assert graph.ir_version == 10
         assert {entry.version for entry in graph.opset_import if entry.domain == ""} == {20}
+
+
+def metadata_of(graph: onnx.ModelProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in graph.metadata_props}
 
 
 @pytest.mark.parametrize("variant", ["fp32", "fused"])

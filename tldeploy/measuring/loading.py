@@ -2,9 +2,9 @@
 
     python -m tldeploy.measuring.loading GRAPH INPUTS PROVIDER
 
-Both are measured in a fresh process that has imported onnxruntime and numpy and nothing else: one that has opened other
-graphs has warm code and freed memory to give away, and both figures would come out too small. The file itself is in the
-system's cache, as it has just been written.
+Both are measured in a fresh process that has imported onnxruntime and numpy, and loaded the provider's libraries: one
+that has opened other graphs has warm code and freed memory to give away, and both figures would come out too small. The
+file itself is in the system's cache, as it has just been written.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from tldeploy.errors import MachineError
 from tldeploy.progress import progress
-from tldeploy.runtime.session import Provider, open_session
+from tldeploy.runtime.session import Provider, open_session, preload
 
 TURNS = 3
 SEED = 0
@@ -73,6 +73,7 @@ def _measured(graph: Path, inputs: Path, provider: Provider) -> Loading:
 
     with np.load(inputs) as loaded:
         tensors = dict(loaded)
+    preload(provider)
     before = _resident_bytes()
     start = time.perf_counter()
     session = open_session(graph, provider)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,16 +18,24 @@ Provider = Literal[
     "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider", "OpenVINOExecutionProvider"
 ]
 
+# What a network spends its time on. Other nodes may be left to the CPU: the CUDA provider wants the arithmetic on
+# shapes there, and `session.disable_cpu_ep_fallback` refuses that as well (microsoft/onnxruntime#17930).
+COMPUTE = {"Attention", "Conv", "Gemm", "LayerNormalization", "MatMul", "MatMulNBits", "MultiHeadAttention", "Softmax"}
+LIBRARIES = {
+    "CUDAExecutionProvider": "libonnxruntime_providers_cuda.so",
+    "TensorrtExecutionProvider": "libonnxruntime_providers_tensorrt.so",
+}
+
 
 def open_session(
     model: Path, provider: Provider = "CPUExecutionProvider", options: SessionOptions | None = None
 ) -> InferenceSession:
-    """A session whose first provider is verified to be `provider`; it runs on all usable cores.
+    """A session whose first provider is verified to be `provider`, with all of COMPUTE on it; it runs on all cores.
 
     options: what a caller wants besides, such as a profile.
 
-    Raises MachineError when the provider is not to be had, instead of falling back, ArtifactError for a model that
-    onnxruntime cannot read.
+    Raises MachineError when the provider is not to be had, instead of falling back, or would leave computation to
+    the CPU; ArtifactError for a model that onnxruntime cannot read.
     """
     import onnxruntime
 
@@ -32,7 +43,8 @@ def open_session(
     options.intra_op_num_threads = usable_cores()
     options.log_severity_level = 3
     if provider != "CPUExecutionProvider":
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    preload(provider)
     asked = f"run {model.name} on {provider}"
     try:
         session = onnxruntime.InferenceSession(str(model), options, providers=[provider])
@@ -44,5 +56,37 @@ def open_session(
     used = session.get_providers()
     if used[0] != provider:
         fix = "see `tldeploy doctor` for the driver and libraries it needs, or use the CPU"
-        raise MachineError(asked, f"onnxruntime would use {', '.join(used)} instead", fix)
+        found = missing_library(provider) or f"onnxruntime would use {', '.join(used)} instead"
+        raise MachineError(asked, found, fix)
+    if provider != "CPUExecutionProvider" and (left := compute_on_the_cpu(session)):
+        found = f"it would leave {', '.join(sorted(left))} to the CPU"
+        raise MachineError(asked, found, "leave this variant out, or use the CPU")
     return session
+
+
+def preload(provider: Provider) -> None:
+    """Load the libraries that a provider needs from where pip puts them, in a process that has not imported torch."""
+    import onnxruntime
+
+    if provider != "CPUExecutionProvider":
+        with contextlib.redirect_stdout(io.StringIO()):  # on which it tells what it does not find
+            onnxruntime.preload_dlls()
+
+
+def compute_on_the_cpu(session: InferenceSession) -> set[str]:
+    """What of COMPUTE a session places on the CPU; it was opened with `session.record_ep_graph_assignment_info`."""
+    parts = [part for part in session.get_provider_graph_assignment_info() if part.ep_name == "CPUExecutionProvider"]
+    return COMPUTE & {node.op_type for part in parts for node in part.get_nodes()}
+
+
+def missing_library(provider: Provider) -> str | None:
+    """What the system's loader does not find of what a provider needs, in its words."""
+    import onnxruntime
+
+    if provider not in LIBRARIES:
+        return None
+    try:
+        ctypes.CDLL(str(Path(onnxruntime.__file__).parent / "capi" / LIBRARIES[provider]))
+    except OSError as error:
+        return str(error) if "cannot open shared object" in str(error) else None
+    return None
