@@ -6,6 +6,7 @@ from typing import Any
 from tldeploy.artifacts import Choice, Manifest
 from tldeploy.cli import show
 from tldeploy.exporting.explain import Explained
+from tldeploy.measuring.profiling import NodeTime
 from tldeploy.pipeline import Outcome
 
 
@@ -49,7 +50,7 @@ def scored(name: str, file: str | None, **measured: Any) -> dict[str, Any]:
         "size_bytes": 22_838_692,
         "parity": {"max_abs_diff": 3.1e-2},
         "metric": {"value": 0.819, "low": 0.772, "high": 0.865},
-        "drop": {"points": 0.32, "agreement": 0.971},
+        "drop": {"points": 0.32, "low": -1.98, "high": 2.6, "agreement": 0.971},
         "p50_ms": 2.4,
         "speedup": gain,
         "throughput_speedup": gain,
@@ -75,7 +76,7 @@ def test_the_scorecard_fits_a_terminal_and_ends_with_the_held_out_figure() -> No
     shown = show.scorecard(exported(scored("int8-dynamic", "int8-dynamic.onnx"), scored("bf16", None, **unmeasured)))
     head, _, int8, bf16, final, choice = shown.splitlines()
     assert max(map(len, (head, int8, bf16, final))) <= 150
-    assert int8.split()[:5] == ["int8-dynamic", "*", "22.8", "3e-02", "0.819"]
+    assert int8.split()[:8] == ["int8-dynamic", "*", "22.8", "3e-02", "0.819", "+0.32", "[-1.98,", "+2.60]"]
     assert int8.split()[-8:] == ["2.00", "[1.90,", "2.10]", "2.00", "[1.90,", "2.10]", "141", "61"]
     assert bf16.endswith("97.1"), "what was not measured is left empty"
     assert final == (
@@ -86,7 +87,7 @@ def test_the_scorecard_fits_a_terminal_and_ends_with_the_held_out_figure() -> No
 
 
 def test_an_explanation_shows_time_and_error_before_and_after() -> None:
-    where = {"CPUExecutionProvider": 120}
+    where = [NodeTime("node", "MatMul", "CPUExecutionProvider", 0.1)] * 120
     before = Explained("fp32", 4.0, {"layer 0": 0.75, "head": 0.25}, {"MatMul": 1.0}, where, {})
     departures = {"layer 0": 0.031, "head": None}
     after = Explained("int8", 2.0, {"layer 0": 0.5, "head": 0.5}, {"MatMulInteger": 1.0}, where, departures)
@@ -109,7 +110,7 @@ def test_an_explanation_shows_time_and_error_before_and_after() -> None:
 
 
 def test_what_took_most_before_is_shown_although_it_is_gone_afterwards() -> None:
-    where = {"CPUExecutionProvider": 120}
+    where = [NodeTime("node", "MatMul", "CPUExecutionProvider", 0.1)] * 120
     before = Explained("fp32", 4.0, {"head": 1.0}, {"MatMul": 0.9, "Softmax": 0.1}, where, {})
     small = {f"Small{number}": 0.1 for number in range(10)}
     after = Explained("int8", 1.0, {"head": 1.0}, small, where, {"head": None})

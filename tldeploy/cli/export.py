@@ -9,11 +9,13 @@ from tldeploy.cli.show import force_option, json_option, recipe_argument
 
 TARGETS = ["cpu", "cuda", "tensorrt", "openvino"]
 GOALS = ["latency", "throughput", "size"]
+JUDGES = ["estimate", "interval"]
 
 
 @click.command("export")
 @recipe_argument
 @click.option("--max-drop", type=click.FloatRange(0, 100), help="Points of the task metric that a variant may lose.")
+@click.option("--judge-by", type=click.Choice(JUDGES), help="Hold the drop itself, or its 95 % interval, to the budget.")
 @click.option("--target", type=click.Choice(TARGETS), help="What will run the graph.")
 @click.option("--goal", type=click.Choice(GOALS), help="What a variant must be better than fp32 in.")
 @click.option("--keep-all", is_flag=True, default=None, help="Keep the files of variants that were refused too.")
@@ -23,6 +25,7 @@ GOALS = ["latency", "throughput", "size"]
 def command(
     recipe: str,
     max_drop: float | None,
+    judge_by: str | None,
     target: str | None,
     goal: str | None,
     keep_all: bool | None,
@@ -32,17 +35,18 @@ def command(
 ) -> None:
     """Make the ONNX variants of the tuned network, measure each, and choose one under the accuracy budget.
 
-    --max-drop, --target, --goal and --keep-all stand in for the recipe's `export` settings, for this call only.
+    --max-drop, --judge-by, --target, --goal and --keep-all stand in for the recipe's `export` settings, for this call.
 
     \b
     Examples:
       tldeploy export models/review-sentiment
       tldeploy export models/review-sentiment --max-drop 0.2 --goal throughput
+      tldeploy export models/review-sentiment --max-drop 1 --judge-by interval
       tldeploy export models/review-sentiment --keep-all --explain
     """
     from tldeploy import pipeline
 
-    given = {"max_drop": max_drop, "target": target, "goal": goal, "keep_all": keep_all}
+    given = {"max_drop": max_drop, "judge_by": judge_by, "target": target, "goal": goal, "keep_all": keep_all}
     overrides = {name: value for name, value in given.items() if value is not None}
     outcome = pipeline.export(recipe, force, **overrides)
     explained = pipeline.explain(recipe) if explain else []

@@ -81,8 +81,8 @@ def scorecard(outcome: Outcome) -> str:
             f"{entry['name']}{' *' if entry['name'] == details['chosen'] else ''}",
             f"{entry['size_bytes'] / 1e6:.1f}",
             f"{entry['parity']['max_abs_diff']:.0e}",
-            interval(entry["metric"]),
-            f"{entry['drop']['points']:+.2f}",
+            f"{entry['metric']['value']:.3f}",
+            _points(entry["drop"]),
             f"{100 * entry['drop']['agreement']:.1f}",
             _figure(entry["p50_ms"], ".2f"),
             _gain(entry["speedup"]),
@@ -92,14 +92,18 @@ def scorecard(outcome: Outcome) -> str:
         ]
         for entry in details["variants"]
     ]
-    head = ["variant", "MB", "parity", "validation", "points lost", "% same", "p50 ms", "x fp32 [95 %]"]
+    head = ["variant", "MB", "parity", "validation", "points lost [95 %]", "% same", "p50 ms", "x fp32 [95 %]"]
     head += ["x in batches", "load ms", "RAM MB"]
     drop, metric = details["held_out"]["drop"], details["held_out"]["metric"]
     final = (
-        f"held-out rows: {details['chosen']} {interval(metric)}, {drop['points']:+.2f} points lost "
-        f"[{drop['low']:+.2f}, {drop['high']:+.2f}] on {drop['rows']} rows that no choice looked at"
+        f"held-out rows: {details['chosen']} {interval(metric)}, {_points(drop, 'points lost ')}"
+        f" on {drop['rows']} rows that no choice looked at"
     )
     return f"{aligned(head, rows)}\n{final}\n{reasons(outcome)}"
+
+
+def _points(drop: dict[str, Any], unit: str = "") -> str:
+    return f"{drop['points']:+.2f} {unit}[{drop['low']:+.2f}, {drop['high']:+.2f}]"
 
 
 def explanation(explained: Sequence[Explained]) -> str:
@@ -128,7 +132,7 @@ def _before_and_after(before: Explained, after: Explained) -> str:
     ]
     where = [
         f"{found.variant}: {found.ms:.2f} ms a row in the graph, under the profiler; "
-        + ", ".join(f"{count} nodes on {provider}" for provider, count in found.nodes.items())
+        + ", ".join(f"{count} nodes on {provider}" for provider, count in found.placed.items())
         for found in both
     ]
     tables = [aligned(["group", *head, *(["off fp32"] if len(both) > 1 else [])], groups)]

@@ -42,15 +42,20 @@ COMPILED = {"TensorrtExecutionProvider", "OpenVINOExecutionProvider"}  # they ru
 class Explained:
     """One variant. ms: of a typical row, in the graph alone, and with what the profiler adds: some microseconds a node,
     which is most of a tiny network's. groups, operators: shares of the time, which add up to 1;
-    groups in the network's order, all of them. nodes: how many ran on each provider. departures: where each group
+    groups in the network's order, all of them. nodes: each as it ran, with its provider. departures: where each group
     ends, the L2 norm of the difference from fp32 over that of fp32; None where the variant has no such tensor."""
 
     variant: str
     ms: float
     groups: dict[str, float]
     operators: dict[str, float]
-    nodes: dict[str, int]
+    nodes: list[NodeTime]
     departures: dict[str, float | None]
+
+    @property
+    def placed(self) -> dict[str, int]:
+        """How many nodes ran on each provider."""
+        return dict(Counter(node.provider for node in self.nodes))
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -75,8 +80,8 @@ def explain(manifest: Manifest, exported: Path, tuned: Path) -> list[Explained]:
                     ms=sum(node.ms for node in nodes),
                     groups={group: of_groups.get(group, 0.0) for group in (*layers.names, HEAD, AROUND)},
                     operators=shares(nodes, [node.operator for node in nodes]),
-                    nodes=dict(Counter(node.provider for node in nodes)),
-                    departures={} if name == REFERENCE else _departures(files[REFERENCE], file, fp32, rows),
+                    nodes=nodes,
+                    departures={} if name == REFERENCE else _departures(files[REFERENCE], file, fp32, rows, place),
                 )
             )
             advance(1)
@@ -130,7 +135,9 @@ def _timed(file: Path, rows: list[Tensors], fp32: _Groups, place: Place) -> tupl
     return nodes, [groups.get(node.name) or group_of(node.name, fp32.layers) for node in nodes]
 
 
-def _departures(reference: Path, file: Path, fp32: _Groups, rows: list[Tensors]) -> dict[str, float | None]:
+def _departures(
+    reference: Path, file: Path, fp32: _Groups, rows: list[Tensors], place: Place
+) -> dict[str, float | None]:
     """The relative L2 difference at the last tensor that leaves each group and that both graphs have, in floats."""
     made = [name for node in onnx.load(file, load_external_data=False).graph.node for name in node.output]
     wanted = [name for names in fp32.ends.values() for name in names if name in made]
@@ -139,7 +146,7 @@ def _departures(reference: Path, file: Path, fp32: _Groups, rows: list[Tensors])
     dequantized = [next((other for other in made if other.startswith(name + DEQUANTIZED)), name) for name in wanted]
     with tempfile.TemporaryDirectory() as folder:
         sessions = [
-            open_session(_exposed(graph, Path(folder) / f"{at}.onnx", names))
+            open_session(_exposed(graph, Path(folder) / f"{at}.onnx", names), place.provider)
             for at, (graph, names) in enumerate(((reference, wanted), (file, dequantized)))
         ]
         squares = {name: np.zeros(2) for name in wanted}
