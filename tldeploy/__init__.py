@@ -35,12 +35,13 @@ if TYPE_CHECKING:
         verify,
     )
     from tldeploy.recipe import Recipe
-    from tldeploy.runtime.triton import Client
+    from tldeploy.runtime.triton import AsyncClient, Client
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Recipe": "tldeploy.recipe",
+    "AsyncClient": "tldeploy.runtime.triton",
     "Client": "tldeploy.runtime.triton",
     "init": "tldeploy.draft",
     **dict.fromkeys(
@@ -66,6 +67,7 @@ _HOMES = {
     ),
 }
 __all__ = [
+    "AsyncClient",
     "Client",
     "Recipe",
     "bench",
