@@ -30,6 +30,7 @@ export:
 deploy:
   repository: triton_repo
 bench:
+  engines: [torch, onnxruntime, triton-http, triton-grpc, triton-shared-memory]
   seconds: 0.3
   concurrency: [1, 4]
 """

@@ -36,12 +36,13 @@ if TYPE_CHECKING:
         verify,
     )
     from tldeploy.recipe import Recipe
-    from tldeploy.runtime.triton import Client
+    from tldeploy.runtime.triton import AsyncClient, Client
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Recipe": "tldeploy.recipe",
+    "AsyncClient": "tldeploy.runtime.triton",
     "Client": "tldeploy.runtime.triton",
     "init": "tldeploy.draft",
     **dict.fromkeys(
@@ -68,6 +69,7 @@ _HOMES = {
     ),
 }
 __all__ = [
+    "AsyncClient",
     "Client",
     "Recipe",
     "bench",

@@ -14,12 +14,18 @@ if TYPE_CHECKING:
     from tldeploy.runtime import Runner
 
 Protocol = Literal["http", "grpc"]
+# How each served engine is asked: its protocol, and whether tensors go through shared memory.
+SERVED: dict[str, tuple[Protocol, bool]] = {
+    "triton-http": ("http", False),
+    "triton-grpc": ("grpc", False),
+    "triton-shared-memory": ("http", True),
+}
 
 
 def artifacts_behind(recipe: Recipe) -> list[tuple[str, Path]]:
     """The kind and the folder of each artifact that the recipe's engines are opened from."""
     behind = [("tune", recipe.path("tuned")), ("export", recipe.path("onnx"))]
-    if _served_protocols(recipe):
+    if _served(recipe):
         from tldeploy.triton import repository
 
         place = recipe.path(recipe.deploy.repository)
@@ -27,9 +33,8 @@ def artifacts_behind(recipe: Recipe) -> list[tuple[str, Path]]:
     return behind
 
 
-def _served_protocols(recipe: Recipe) -> list[Protocol]:
-    protocols: list[Protocol] = ["http", "grpc"]
-    return [protocol for protocol in protocols if f"triton-{protocol}" in recipe.bench.engines]
+def _served(recipe: Recipe) -> list[tuple[Protocol, bool]]:
+    return [asked for engine, asked in SERVED.items() if engine in recipe.bench.engines]
 
 
 @contextlib.contextmanager
@@ -49,14 +54,17 @@ def opened(recipe: Recipe, exported: Manifest) -> Iterator[list[Runner]]:
 
             files = [variant["file"] for variant in exported.details["variants"] if variant["file"]]
             runners += [OnnxRunner(recipe.path("onnx") / file, task) for file in files]
-        if protocols := _served_protocols(recipe):
+        if served := _served(recipe):
             from tldeploy.runtime.triton import Client
             from tldeploy.triton.server import Server
 
             place = recipe.path(recipe.deploy.repository)
             server = stack.enter_context(Server(place, http_port=0, grpc_port=0, metrics_port=0))
             urls = {"http": server.http_url, "grpc": server.grpc_url}
-            runners += [Client(url=urls[protocol], model=recipe.name, protocol=protocol) for protocol in protocols]
+            runners += [
+                Client(url=urls[protocol], model=recipe.name, protocol=protocol, shared_memory=shared)
+                for protocol, shared in served
+            ]
         for runner in runners:
             stack.callback(runner.close)
         yield runners

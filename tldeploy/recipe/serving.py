@@ -11,9 +11,11 @@ from tldeploy.recipe.values import Count, Section, no_repeats
 Variant = Literal["fp32", "fused", "int8-dynamic", "int8-static", "int8-weights", "int4-weights", "fp16", "bf16"]
 Target = Literal["cpu", "cuda", "tensorrt", "openvino"]
 Goal = Literal["latency", "throughput", "size"]
-Engine = Literal["torch", "onnxruntime", "triton-http", "triton-grpc"]
+Engine = Literal["torch", "onnxruntime", "triton-http", "triton-grpc", "triton-shared-memory"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 ENGINES: tuple[Engine, ...] = get_args(Engine)
+# Shared memory is for a client on the server's machine, which most are not.
+USUAL_ENGINES: tuple[Engine, ...] = ENGINES[:-1]
 
 
 class Calibration(Section):
@@ -66,7 +68,7 @@ class Deploy(Section):
 class Bench(Section):
     """What is measured: engines on the held-out rows, and throughput at each concurrency for some seconds."""
 
-    engines: list[Engine] = Field(default=list(ENGINES), min_length=1)
+    engines: list[Engine] = Field(default=list(USUAL_ENGINES), min_length=1)
     rows: Count | None = None
     concurrency: list[Count] = Field(default=[1, 4, 16], min_length=1)
     seconds: float = Field(default=2.0, gt=0, le=600)
