@@ -133,10 +133,10 @@ class ImageNetwork(Network):
 
         Computed on whole lines of pixels: a CPU is slow at an innermost axis of three.
         """
-        width = pixels.shape[2]
+        _, height, width, _ = pixels.shape
         scale, offset = (self.get_buffer(name).repeat(width) for name in ("scale", "offset"))
         lines = pixels.flatten(2).to(torch.float32) * scale + offset
-        planes = lines.unflatten(2, (width, 3)).permute(0, 3, 1, 2)
+        planes = lines.reshape(-1, height, width, 3).permute(0, 3, 1, 2)
         return planes.flip(1) if self.normalisation["channels"] == "bgr" else planes
 
 

@@ -15,7 +15,7 @@ JUDGES = ["estimate", "interval"]
 @click.command("export")
 @recipe_argument
 @click.option("--max-drop", type=click.FloatRange(0, 100), help="Points of the task metric that a variant may lose.")
-@click.option("--judge-by", type=click.Choice(JUDGES), help="Hold the drop itself, or its 95 % interval, to the budget.")
+@click.option("--judge-by", type=click.Choice(JUDGES), help="Hold the drop or its 95 % interval to the budget.")
 @click.option("--target", type=click.Choice(TARGETS), help="What will run the graph.")
 @click.option("--goal", type=click.Choice(GOALS), help="What a variant must be better than fp32 in.")
 @click.option("--keep-all", is_flag=True, default=None, help="Keep the files of variants that were refused too.")
