@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel, CLIPConfig, T5Config
+from transformers import AutoConfig, AutoModel, CLIPConfig, GPT2Config, LlamaConfig, T5Config
 
+from tests.backbones.families import TEXT, make
 from tests.tiny_project import write_backbone
 from tldeploy.backbones.network import TextNetwork, load_network
-from tldeploy.backbones.text import _check_length, load_text_backbone
+from tldeploy.backbones.text import _check_length, _sees_what_follows, load_text_backbone
 from tldeploy.errors import ArtifactError, RecipeError, TldeployError
 from tldeploy.recipe import Backbone
 
@@ -40,6 +41,34 @@ def test_a_network_that_is_no_encoder_of_one_text_is_refused(folder: Path, kind:
     )
     AutoModel.from_config(config).save_pretrained(folder)
     assert "is no encoder of one text" in load(folder).found
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_a_decoder_is_refused_by_what_its_tokens_see(folder: Path, kind: str) -> None:
+    sizes = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = GPT2Config(**sizes) if kind == "gpt2" else LlamaConfig(**sizes, intermediate_size=16)
+    AutoModel.from_config(config).save_pretrained(folder)
+    error = load(folder)
+    assert isinstance(error, ArtifactError)
+    assert f"this {kind} is a decoder" in error.found
+
+
+@pytest.mark.parametrize("family", TEXT)
+def test_an_encoders_tokens_see_those_after_them(family: str) -> None:
+    assert _sees_what_follows(make(family))
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("model_index.json", {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}),
+        ("config.json", {"_class_name": "UNet2DConditionModel", "_diffusers_version": "0.30.0"}),
+    ],
+)
+def test_a_diffusion_model_is_called_by_its_name(tmp_path: Path, file: str, content: dict[str, Any]) -> None:
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / file).write_text(json.dumps(content), encoding="utf-8")
+    assert "it is a checkpoint of diffusers" in load(tmp_path / "unet").found
 
 
 @pytest.mark.parametrize(("kind", "longest"), [("bert", 64), ("roberta", 62), ("mpnet", 62)])

@@ -254,6 +254,15 @@ def test_what_cannot_become_a_recipe_is_refused_and_nothing_is_written(
     assert written_below(here) == [name]
 
 
+@pytest.mark.parametrize("file", ["model_index.json", "config.json"])
+def test_a_diffusion_model_is_no_backbone(here: Path, file: str) -> None:
+    put("rows.csv", ROWS)
+    (here / "unet").mkdir()
+    (here / "unet" / file).write_text('{"_class_name": "UNet2DConditionModel", "_diffusers_version": "0.30.0"}')
+    with pytest.raises(ArtifactError, match="it is a checkpoint of diffusers"):
+        draft.init("rows.csv", "unet")
+
+
 def test_a_file_that_is_not_there_is_named() -> None:
     with pytest.raises(DataError, match=r"cannot read absent\.csv: there is no such file"):
         draft.init("absent.csv", HUB_ID)

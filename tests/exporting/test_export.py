@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 
+from tests.exporting.tiny_source import SILENT, text_source, with_a_silent_channel
 from tests.tiny_project import write_project
 from tldeploy import artifacts, pipeline
 from tldeploy.artifacts import Manifest
@@ -137,6 +138,23 @@ def test_what_cannot_be_fused_is_left_out_with_its_reason(tmp_path: Path) -> Non
     left_out = next(choice for choice in manifest.decisions if choice.about == "variant fused")
     assert (left_out.value, left_out.reason) == ("left out", "0 of 1 attentions were fused")
     assert not (folder / "onnx" / "fused.onnx").exists()
+
+
+def test_the_last_resort_of_int8_is_named_until_it_was_tried(tmp_path: Path) -> None:
+    folder = write_project(tmp_path / "tiny")
+    text_source(tmp_path / "learnt", layers=1).network.backbone.save_pretrained(folder / "backbone")
+    with_a_silent_channel(folder / "backbone", weight=100)
+    recipe = (folder / "recipe.yaml").read_text(encoding="utf-8")
+    recipe = recipe.replace("  source: backbone\n", "  source: backbone\n  pooling: cls\n")
+    reasons = {}
+    for aware in ("false", "true"):
+        settings = f"  methods: [fine-tuning]\n  freeze: ['{SILENT}']\n  quantization_aware: {aware}\n"
+        (folder / "recipe.yaml").write_text(recipe.replace("tune:\n", f"tune:\n{settings}"), encoding="utf-8")
+        pipeline.tune(folder)
+        decisions = pipeline.export(folder, variants=["fp32", "int8-static"], search_minutes=0).manifest.decisions
+        reasons[aware] = " ".join(choice.reason for choice in decisions)
+    assert "the budget is 0.5; `tune.quantization_aware` trains the network for it" in reasons["false"]
+    assert "quantization_aware" not in reasons["true"]
 
 
 def test_a_baked_in_axis_is_refused(

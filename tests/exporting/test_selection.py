@@ -83,6 +83,14 @@ def test_judged_by_the_interval_its_upper_end_must_be_within_the_budget(other: E
     assert said in became["int8-dynamic"][1]
 
 
+def test_an_int8_variant_over_the_budget_points_to_the_last_resort_unless_it_was_tried() -> None:
+    lost = [entry(name, 0.6, TWICE) for name in ("int8-dynamic", "int8-static", "int4-weights", "fused")]
+    said = "the budget is 0.5; `tune.quantization_aware` trains the network for it"
+    for learnt_rounding, pointed in ((False, {"int8-dynamic", "int8-static"}), (True, set())):
+        found = judge([entry("fp32"), *lost], Export(), learnt_rounding)
+        assert {one.name for one in found if one.reason.endswith(said)} == pointed
+
+
 FAST_ALONE = entry("int8-dynamic", 0.1, Estimate(3, 2.9, 3.1), Estimate(1.5, 1.4, 1.6), size=30)
 FAST_IN_BATCHES = entry("int8-static", 0.1, Estimate(2, 1.9, 2.1), Estimate(2.5, 2.4, 2.6), size=29)
 SMALL_AND_SLOW = entry("int4-weights", 0.1, SLOWER, SLOWER, size=15)

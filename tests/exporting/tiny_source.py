@@ -31,6 +31,7 @@ from tldeploy.tasks.text_classification import TextClassification
 COLOUR_NAMES = sorted(COLOURS)
 LABELS = ["negative", "neutral", "positive"]
 CALIBRATION = 96
+SILENT = "embeddings.LayerNorm*"  # what to freeze, so that it stays silent
 
 
 def text_source(folder: Path, settings: Export | None = None, layers: int = 2) -> Source:
@@ -130,6 +131,21 @@ def with_a_bad_product(source: Source, target: Path, layer: int = 0, factor: flo
     set_constant(model, bad.input[1], constant(model, bad.input[1]) / loud[:, None])
     _save(model, target)
     return replace(source, graph=target), bad.name
+
+
+def with_a_silent_channel(backbone: Path, weight: float = 20) -> Path:
+    """Channel 3 of the embeddings, in a BERT's folder, is always zero, and has large weights in the first attention.
+
+    In floats they do nothing, as long as the embeddings' norm is frozen. But in few bits the scale of each row of
+    weights comes from them, and most others are rounded to zero.
+    """
+    network = load_weights(str(backbone), None, "test")
+    with torch.no_grad():
+        network.embeddings.LayerNorm.weight[3] = 0
+        network.embeddings.LayerNorm.bias[3] = 0
+        network.encoder.layer[0].attention.self.value.weight[:, 3] = weight
+    network.save_pretrained(backbone)
+    return backbone
 
 
 def _save(model: ModelProto, target: Path) -> None:

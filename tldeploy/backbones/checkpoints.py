@@ -65,7 +65,23 @@ def load_config(source: str, revision: str | None, asked: str) -> Any:
     try:
         return AutoConfig.from_pretrained(source, revision=revision)
     except Exception as error:  # a config.json can be wrong in as many ways as there are architectures
+        refuse_diffusers(source, asked)
         raise not_loaded(asked, source, error) from error
+
+
+def refuse_diffusers(source: str, asked: str) -> None:
+    """Raises ArtifactError for a folder with a checkpoint of diffusers, of which transformers says what it lacks."""
+    from optimum.exporters.tasks import TasksManager
+
+    if not Path(source).is_dir():
+        return
+    try:
+        library = TasksManager.infer_library_from_model(source)
+    except Exception:  # noqa: BLE001 — it is of no library that optimum knows, or damaged, in as many ways
+        return
+    if library == "diffusers":
+        found = "it is a checkpoint of diffusers: a network that makes images, and no encoder"
+        raise ArtifactError(asked, found, "use an encoder that transformers' AutoModel loads")
 
 
 def load_weights(source: str, revision: str | None, asked: str) -> PreTrainedModel:

@@ -28,6 +28,7 @@ COUNTED_FROM_PADDING = {
     "xlm-roberta-xl",
     "xmod",
 }
+ROUNDING = 1e-5  # relative, of floats that are summed in another order
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,23 @@ def load_text_backbone(settings: Backbone, recipe_folder: Path) -> TextBackbone:
         found = f"its tokenizer.json cannot be read ({error})"
         raise ArtifactError(asked, found, "get the file again; it is damaged or cut off") from error
     model = load_weights(source, settings.revision, asked)
+    fix = "use an encoder, such as BERT, RoBERTa or DeBERTa"
     if model.main_input_name != "input_ids" or config.is_encoder_decoder or not hasattr(config, "hidden_size"):
-        found = f"a {config.model_type} is no encoder of one text to one vector a token"
-        raise ArtifactError(asked, found, "use an encoder, such as BERT, RoBERTa or DeBERTa")
+        raise ArtifactError(asked, f"a {config.model_type} is no encoder of one text to one vector a token", fix)
+    if not _sees_what_follows(model):
+        found = f"this {config.model_type} is a decoder: a token's vector knows only of the tokens before it"
+        raise ArtifactError(asked, found, fix)
     return TextBackbone(model, tokenizer_json, encoder)
+
+
+def _sees_what_follows(model: PreTrainedModel) -> bool:
+    """Whether the first token's vector depends on the last token, seen by running the network on two short texts."""
+    import torch
+
+    texts = torch.tensor([[7, 7, 7, 7, 7, 7], [7, 7, 7, 7, 7, 8]])
+    with torch.no_grad():
+        first = model(input_ids=texts, attention_mask=torch.ones_like(texts)).last_hidden_state[:, 0]
+    return bool((first[0] - first[1]).abs().max() > ROUNDING * first.abs().max())
 
 
 def _tokenizer_json(source: str, revision: str | None, asked: str) -> str:

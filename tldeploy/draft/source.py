@@ -18,9 +18,14 @@ def is_on_hub(backbone: str) -> bool:
 
 
 def read_config(folder: Path, asked: str, fix: str) -> dict[str, Any]:
-    """Raises ArtifactError for a config.json that is absent, damaged, or holds no settings."""
+    """Raises ArtifactError for a config.json that is absent, damaged, holds no settings, or is of a diffusion model."""
+    from tldeploy.backbones.checkpoints import refuse_diffusers
+
     try:
         config: dict[str, Any] = {**json.loads((folder / "config.json").read_text(encoding="utf-8"))}
     except (OSError, ValueError, TypeError) as error:
+        refuse_diffusers(str(folder), asked)
         raise ArtifactError(asked, f"its config.json cannot be read ({error})", fix) from error
+    if "model_type" not in config:  # as every config of transformers has
+        refuse_diffusers(str(folder), asked)
     return config

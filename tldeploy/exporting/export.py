@@ -82,7 +82,8 @@ def export(settings: Export, tuned: Path, folder: Path, inputs: str) -> Manifest
         with closing(_make_variants(source, place)) as made:
             parities = _parities(tuned, made, task, rows)
             measured = measure_variants(made.files, made.runners, parities, task, rows, place)
-            entries = judge(measured, settings)
+            learnt = any(method.get("quantization_aware") for method in parent.metrics.values())
+            entries = judge(measured, settings, learnt)
             choice = choose(entries, settings)
             at = [entry.name for entry in entries].index(choice.value)
             chosen, runners = entries[at], made.runners[:1] if at == 0 else [made.runners[0], made.runners[at]]

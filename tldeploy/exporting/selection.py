@@ -36,6 +36,8 @@ PREFERENCE: Mapping[Target, Sequence[Variant]] = {
     "openvino": ("int8-static", "int8-weights"),
 }
 
+LAST_RESORT = "`tune.quantization_aware` trains the network for it"
+
 
 @dataclass(frozen=True)
 class _Aim:
@@ -63,9 +65,13 @@ class HeldOut:
     fp32: Metric
 
 
-def judge(entries: Sequence[Entry], settings: Export) -> list[Entry]:
-    """The same entries, the fp32 reference first, with what becomes of each and why."""
-    verdicts = [_verdict(entry, entries[0].size_bytes, settings) for entry in entries]
+def judge(entries: Sequence[Entry], settings: Export, learnt_rounding: bool = False) -> list[Entry]:
+    """The same entries, the fp32 reference first, with what becomes of each and why.
+
+    learnt_rounding: whether the network was trained with quantization in mind; where it was not, that is what is left
+    to try for an int8 variant that lost too much.
+    """
+    verdicts = [_verdict(entry, entries[0].size_bytes, settings, learnt_rounding) for entry in entries]
     return [replace(entry, kept=kept, reason=why) for entry, (kept, why) in zip(entries, verdicts, strict=True)]
 
 
@@ -114,7 +120,7 @@ def as_details(found: HeldOut) -> dict[str, Any]:
     return {"drop": found.drop.as_json(), "metric": found.metric.as_json(), "fp32": found.fp32.as_json()}
 
 
-def _verdict(entry: Entry, fp32_bytes: int, settings: Export) -> tuple[bool, str]:
+def _verdict(entry: Entry, fp32_bytes: int, settings: Export, learnt_rounding: bool) -> tuple[bool, str]:
     if entry.name == REFERENCE:
         return True, "the reference that the others are measured against"
     if entry.not_finite:
@@ -122,7 +128,8 @@ def _verdict(entry: Entry, fp32_bytes: int, settings: Export) -> tuple[bool, str
     if _is_float(entry.name) and entry.parity.max_abs_diff > TOLERANCE:
         return False, f"differs from PyTorch by {entry.parity.max_abs_diff:.1e}, tolerance {TOLERANCE:.0e}"
     if over := _over_the_budget(entry.drop, settings):
-        return False, over
+        can_learn = entry.name in VARIANTS and VARIANTS[entry.name].is_learnable and not learnt_rounding
+        return False, f"{over}; {LAST_RESORT}" if can_learn else over
     is_better, gain = _better(entry, fp32_bytes, settings)
     if not is_better:
         return False, gain

@@ -31,12 +31,13 @@ class Variant:
     """make: writes the graph, and says what it did; raises QualityError when it cannot be made soundly.
 
     misfit: why it is not worth making for this network, target and machine; None if it is. is_float: it must agree
-    with PyTorch as the reference does.
+    with PyTorch as the reference does. is_learnable: a network can be trained to bear it.
     """
 
     make: Callable[[Source, Path], dict[str, Any]]
     misfit: Callable[[Source], str | None]
     is_float: bool = False
+    is_learnable: bool = False
 
 
 def _fused(source: Source, target: Path) -> dict[str, Any]:
@@ -120,8 +121,8 @@ def _no_weights(source: Source) -> str | None:
 
 VARIANTS: dict[str, Variant] = {
     "fused": Variant(_fused, _no_fused, is_float=True),
-    "int8-dynamic": Variant(_int8_dynamic, _no_int8_dynamic),
-    "int8-static": Variant(_int8_static, _no_int8_static),
+    "int8-dynamic": Variant(_int8_dynamic, _no_int8_dynamic, is_learnable=True),
+    "int8-static": Variant(_int8_static, _no_int8_static, is_learnable=True),
     "int8-weights": Variant(_weights(8), _no_weights),
     "int4-weights": Variant(_weights(4), _no_weights),
     "fp16": Variant(_fp16, _no_half),

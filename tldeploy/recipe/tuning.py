@@ -85,7 +85,9 @@ class Range(Section):
 
 
 # Settings of `tune` that no trial of a search may change.
-NOT_SEARCHED = {"methods", "keep", "lora", "few_shot", "distillation", "search", "trackers"}
+NOT_SEARCHED = {"methods", "keep", "lora", "few_shot", "distillation", "search", "trackers", "quantization_aware"}
+# Methods that train every layer of the network that is exported, and so can let it learn under rounding.
+QUANTIZABLE: set[Method] = {"fine-tuning", "distillation", "from-scratch"}
 
 
 class Search(Section):
@@ -128,6 +130,7 @@ class Tune(Section):
     warmup: share of all steps. early_stopping: epochs without a better validation metric before training ends.
     averaging: of weights, over steps (ema) or over the epochs of the second half (swa).
     batch_norm: whether running statistics stay as pretrained, which small batches need.
+    quantization_aware: in training, weights and activations are rounded as int8 will round them.
     """
 
     methods: list[Method] = Field(default=["feature-extraction", "fine-tuning"], min_length=1)
@@ -154,6 +157,7 @@ class Tune(Section):
     mirroring: bool = True
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     gradient_checkpointing: bool = False
+    quantization_aware: bool = False
     calibration: bool = True
     trackers: list[Literal["tensorboard", "mlflow"]] = Field(default=[])
     seed: Seed = 0
@@ -170,4 +174,8 @@ class Tune(Section):
             raise ValueError(f"keep: {self.keep} is not among methods: {', '.join(self.methods)}")
         if "distillation" in self.methods and self.distillation is None:
             raise ValueError("methods: distillation needs the section tune.distillation, with its teacher")
+        if self.quantization_aware and QUANTIZABLE.isdisjoint(self.methods):
+            raise ValueError(f"quantization_aware: expected one of {', '.join(sorted(QUANTIZABLE))} among methods")
+        if self.quantization_aware and self.search is not None and self.search.method not in QUANTIZABLE:
+            raise ValueError(f"quantization_aware: {self.search.method}, which search.method names, cannot do it")
         return self

@@ -31,7 +31,9 @@ def lora(job: Job) -> Tuned:
     network = job.network.fresh_copy(job.settings.seed)
     adapters = add_adapters(network, job.settings.lora, job.settings.seed)
     trainable = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
-    trained = learn(job, network, "lora")
+    # What will be rounded is the sum of a weight and its adapter, which no layer holds while they are apart.
+    apart = job.settings.model_copy(update={"quantization_aware": False})
+    trained = learn(job, network, "lora", settings=apart)
     merge(network, adapters)
     share = trainable / sum(weight.numel() for weight in network.parameters())
     return measured(job, network, trained, {"trainable_parameters": trainable, "trainable_share": round(share, 4)})

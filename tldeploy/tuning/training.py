@@ -32,6 +32,7 @@ from tldeploy.tuning.features import in_batches
 from tldeploy.tuning.freezing import learners
 from tldeploy.tuning.job import Part
 from tldeploy.tuning.order import EpochBatches, Key
+from tldeploy.tuning.quantization_aware import rounding
 from tldeploy.tuning.trainer import Loss, Memory, NetworkTrainer
 from tldeploy.tuning.weighting import class_weights
 
@@ -92,6 +93,7 @@ def train(
         ranks.together(),
         learners(network, settings) as learning,
         precision.checkpointed(network, settings),
+        rounding(network, settings),
         tempfile.TemporaryDirectory() as scratch,
         progress(what, steps) as advance,
     ):
@@ -119,6 +121,8 @@ def train(
     network.eval()
     details: dict[str, Any] = {"steps": float(len(memory.losses)), "mean_loss": mean_loss, **counts}
     details["precision"] = precision.name(how)
+    if settings.quantization_aware:
+        details["quantization_aware"] = True
     if settings.early_stopping is not None and memory.best_epoch:
         details["best_epoch"] = memory.best_epoch
     return Training(details, _curves(memory, trainer.steps_per_epoch))

@@ -1,7 +1,8 @@
 """Weight-only quantization: weights in 8 or 4 bits, in blocks along the inputs; activations stay floats.
 
-1. Products with constant weights become MatMulNBits, which unpacks a block at a time. A Gemm stays: the head's is a
-   few kilobytes, and what it says is the answer.
+1. Products with constant weights become MatMulNBits, which unpacks a block at a time. Each block has a scale and a zero
+   point of its own, so that no integer stands for values that are not in it. A Gemm stays: the head's is a few
+   kilobytes, and what it says is the answer.
 2. Embedding tables go to int8 with a scale per row: the rows that are asked for are looked up as integers, and become
    floats afterwards. At 4 bits too: a row is used as it is, with no sum over which its errors would even out.
 """
@@ -21,7 +22,9 @@ from tldeploy.exporting.quantization.quiet import quiet
 from tldeploy.exporting.storage import save_graph
 from tldeploy.recipe.serving import Target
 
-BLOCKS = (128, 64, 32)  # inputs that share a scale: a long block is smaller, a short one that fits is not padded
+# By bits, how many inputs share a scale and a zero point: the first that fits all products without padding, or else the
+# last. Long blocks make a smaller file; 4 bits need short ones.
+BLOCKS = {8: (128, 64, 32), 4: (32,)}
 # On the CPU activations are rounded to int8 block by block, to be multiplied as integers; other providers do not know
 # of it.
 INTEGER_PRODUCTS = 4
@@ -32,7 +35,7 @@ def quantize_weights(graph: Path, target: Path, bits: int, provider: Target) -> 
     """Write the graph with weights of 8 or 4 bits, and say how many products and tables there were."""
     model = onnx.load(graph)
     tables = _quantize_tables(model.graph)
-    block = _block(model.graph)
+    block = _block(model.graph, bits)
     with quiet():
         quantized = _quantize_products(model, bits, block, INTEGER_PRODUCTS if provider == "cpu" else 0)
     del quantized.graph.value_info[:]
@@ -47,17 +50,17 @@ def _quantize_products(model: ModelProto, bits: int, block: int, accuracy: int) 
     from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 
     logging.getLogger().handlers[:] = handlers
-    config = DefaultWeightOnlyQuantConfig(block_size=block, is_symmetric=True, accuracy_level=accuracy, bits=bits)
+    config = DefaultWeightOnlyQuantConfig(block_size=block, is_symmetric=False, accuracy_level=accuracy, bits=bits)
     quantizer = MatMulNBitsQuantizer(model, algo_config=config)
     quantizer.process()
     found: ModelProto = quantizer.model.model
     return found
 
 
-def _block(graph: GraphProto) -> int:
+def _block(graph: GraphProto, bits: int) -> int:
     weights = {tensor.name: tensor for tensor in graph.initializer}
     sizes = [weights[node.input[1]].dims[-2] for node in graph.node if _has_weights(node, weights)]
-    return next((block for block in BLOCKS if all(size % block == 0 for size in sizes)), BLOCKS[-1])
+    return next((block for block in BLOCKS[bits] if all(size % block == 0 for size in sizes)), BLOCKS[bits][-1])
 
 
 def _has_weights(node: NodeProto, weights: dict[str, TensorProto]) -> bool:

@@ -19,6 +19,7 @@ from tldeploy.recipe import Tune
 from tldeploy.tasks.classification import Examples, Tensors
 from tldeploy.tuning import precision
 from tldeploy.tuning.freezing import learners
+from tldeploy.tuning.quantization_aware import rounding
 from tldeploy.tuning.schedules import parameter_groups
 
 BATCHES_A_BLOCK = 50
@@ -42,10 +43,10 @@ def train_jointly(
 ) -> dict[str, Any]:
     """Train `network` in place by AdamW, with the rate warmed up and then lowered linearly to 0; what there is to say.
 
-    Of the recipe's settings, those count that say which weights learn, how fast to one another, and in what precision;
-    schedules, averages, early stopping and gradual unfreezing are fine-tuning's. beside: modules that learn along, such
-    as a discriminator. Dropout's draws follow settings.seed. The loss is called in the precision of the recipe. Raises
-    QualityError when the weights stop being finite.
+    Of the recipe's settings, those count that say which weights learn, how fast to one another, in what precision, and
+    whether under rounding; schedules, averages, early stopping and gradual unfreezing are fine-tuning's.
+    beside: modules that learn along, such as a discriminator. Dropout's draws follow settings.seed. The loss is called
+    in the precision of the recipe. Raises QualityError when the weights stop being finite.
     """
     draw = np.random.default_rng(settings.seed)
     batches = [_endless(examples, settings.batch_size, draw) for examples in (source, target)]
@@ -58,7 +59,12 @@ def train_jointly(
     scaler = torch.amp.GradScaler(device.type, enabled=how["fp16"])
     total = 0.0
     devices = list(range(torch.cuda.device_count()))
-    with torch.random.fork_rng(devices), learners(network, settings) as which, progress(what, steps) as advance:
+    with (
+        torch.random.fork_rng(devices),
+        learners(network, settings) as which,
+        rounding(network, settings),
+        progress(what, steps) as advance,
+    ):
         named = [*network.named_parameters(), *along]
         factors = {name: which.factors.get(name, 1.0) for name, _ in named}
         optimizer = torch.optim.AdamW(
