@@ -18,6 +18,7 @@ import re
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -58,6 +59,13 @@ class Miss(Exception):
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason, detail)
         self.reason, self.detail = reason, detail
+
+
+def operator_tests() -> list[Any]:
+    """onnx's test cases of kind `node`; computing their outputs divides by zero and overflows, on purpose."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return list(load_node_model_tests())
 
 
 def lay(case: Any, repository: Path) -> str:
@@ -201,7 +209,7 @@ def run(cases: Iterable[Any]) -> dict[str, dict[str, str] | None]:
 
 def first_case() -> Any:
     """What the server starts with: it serves no empty repository."""
-    return next(case for case in load_node_model_tests() if case.name == "test_identity")
+    return next(case for case in operator_tests() if case.name == "test_identity")
 
 
 def table(results: dict[str, dict[str, str] | None]) -> str:
@@ -223,7 +231,7 @@ def table(results: dict[str, dict[str, str] | None]) -> str:
 def main(out: Path, patterns: Sequence[str]) -> int:
     file = out / "conformance.json"
     results = json.loads(file.read_text(encoding="utf-8")) if file.exists() and patterns else {}
-    cases = [c for c in load_node_model_tests() if any(fnmatch.fnmatch(c.name, p) for p in patterns or ["*"])]
+    cases = [c for c in operator_tests() if any(fnmatch.fnmatch(c.name, p) for p in patterns or ["*"])]
     results |= run(cases)
     write_file(file, json.dumps(dict(sorted(results.items())), indent=1) + "\n")
     write_file(out / "conformance.md", table(results))

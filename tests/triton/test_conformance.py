@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from onnx.backend.test.loader import load_node_model_tests
 from tritonclient import grpc
 
-from bench.conformance import ask, lay
+from bench.conformance import ask, lay, operator_tests
 from tldeploy.triton.server import Server
 
 NAMES = [
@@ -62,7 +61,7 @@ NAMES = [
 
 @pytest.fixture(scope="module")
 def cases() -> dict[str, object]:
-    return {case.name: case for case in load_node_model_tests() if case.name in NAMES}
+    return {case.name: case for case in operator_tests() if case.name in NAMES}
 
 
 @pytest.fixture(scope="module")
