@@ -3,8 +3,7 @@
     .venv/bin/python bench/families.py bench/results [text | image] [--only NAME …]
 
 An architecture passes when its graph has the named dynamic axes, loads in onnxruntime, and answers like PyTorch, at
-batches of 1 to 5 and odd lengths with padding, to TOLERANCE. What fails is listed with what the exporter said, and
-beside it what comes of it with the patches that transformers puts on torch for its own (experimental) exporter.
+batches of 1 to 5 and odd lengths with padding, to TOLERANCE. What fails is listed with what the exporter said.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import contextlib
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +69,8 @@ def network_of(name: str, kind: str) -> tuple[Network, Classification, list[Any]
     staged = kind == "image" and any(hasattr(plain, part) for part in ("depths", "hidden_sizes", "embed_dim"))
     wanted = {key: value for key, value in SMALL.items() if hasattr(plain, key)}
     if staged:
-        wanted = {key: value for key, value in wanted.items() if key == "image_size"}
+        in_windows = hasattr(plain, "window_size")  # which an image is cut into
+        wanted = {} if in_windows else {"image_size": SMALL["image_size"]} if hasattr(plain, "image_size") else {}
     config = CONFIG_MAPPING[name](**wanted)
     torch.manual_seed(0)
     backbone = AutoModel.from_config(config, attn_implementation=None).eval()
@@ -90,9 +89,9 @@ def network_of(name: str, kind: str) -> tuple[Network, Classification, list[Any]
     return TextNetwork(backbone, "mean", len(LABELS)).eval(), text, text.parity_batches(rows)
 
 
-def outcome(network: Network, task: Classification, batches: list[Any], patched: bool = False) -> str:
+def outcome(network: Network, task: Classification, batches: list[Any]) -> str:
     """`ok` and the largest difference of a probability, or why not."""
-    with tempfile.TemporaryDirectory() as folder, patches() if patched else contextlib.nullcontext():
+    with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / "graph.onnx"
         try:
             export_graph(network, task, graph, 20, {})
@@ -102,16 +101,6 @@ def outcome(network: Network, task: Classification, batches: list[Any], patched:
         except TldeployError as error:
             return f"{error.asked}: {error.found}"
     return f"ok, {parity.max_abs_diff:.0e}" if parity.max_abs_diff <= TOLERANCE else f"off by {parity.max_abs_diff:.1e}"
-
-
-@contextlib.contextmanager
-def patches() -> Iterator[None]:
-    """What transformers changes in torch while its own exporter traces."""
-    from transformers.exporters import exporter_onnx  # noqa: F401  (registers them)
-    from transformers.exporters.utils import apply_patches
-
-    with apply_patches("onnx"):
-        yield
 
 
 def main() -> None:
@@ -133,8 +122,6 @@ def main() -> None:
                 entry["parameters"] = sum(weights.numel() for weights in network.parameters())
                 try:
                     entry["outcome"] = outcome(network, task, batches)
-                    if not entry["outcome"].startswith("ok"):
-                        entry["with transformers' patches"] = outcome(network, task, batches, patched=True)
                 except Exception as error:  # noqa: BLE001  (a fault of ours belongs in the list too)
                     entry["outcome"] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             found[name] = entry
@@ -146,10 +133,10 @@ def main() -> None:
 def table(found: dict[str, dict[str, Any]]) -> str:
     passed = sum(entry["outcome"].startswith("ok") for entry in found.values())
     rows = [
-        [name, entry["kind"], entry["outcome"], entry.get("with transformers' patches", "")]
+        [name, entry["kind"], entry["outcome"]]
         for name, entry in sorted(found.items(), key=lambda item: (item[1]["kind"], item[0]))
     ]
-    head = ["architecture", "of", "exported, and largest difference to PyTorch", "with transformers' patches"]
+    head = ["architecture", "of", "exported, and largest difference to PyTorch"]
     return f"{passed} of {len(found)} architectures pass.\n\n{markdown(head, rows)}\n"
 
 

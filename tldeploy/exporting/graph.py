@@ -48,21 +48,14 @@ def export_graph(network: Network, task: Classification, path: Path, opset: int,
     # A wrapper is born in training mode: without eval() here, dropout would be on again.
     served = _Served(network, task.inputs).eval()
     sample = task.sample()
-    axes = {at: torch.export.Dim(name) for at, name in enumerate(task.axes)}
     try:
-        with _quiet():
-            program = torch.onnx.export(
-                served,
-                tuple(torch.from_numpy(sample[name]) for name in task.inputs),
-                input_names=list(task.inputs),
-                output_names=[task.output],
-                dynamic_shapes={"tensors": (axes,) * len(task.inputs)},
-                dynamo=True,
-                opset_version=opset,
-                verbose=False,
-            )
+        program = _traced(served, task, sample, opset)
     except torch.onnx.errors.OnnxExporterError as error:
-        raise QualityError("export the network", _why(error), f"{OTHER_BACKBONE}, or another opset") from error
+        try:
+            with _patched():
+                program = _traced(served, task, sample, opset)
+        except (torch.onnx.errors.OnnxExporterError, ImportError):
+            raise QualityError("export the network", _why(error), f"{OTHER_BACKBONE}, or another opset") from error
     if program is None:
         raise QualityError("export the network", "torch.onnx gave no program", "use another opset")
     model = program.model_proto
@@ -75,6 +68,31 @@ def export_graph(network: Network, task: Classification, path: Path, opset: int,
     _share_equal_weights(model.graph)
     save_graph(model, path)
     check_operators(path)
+
+
+def _traced(served: nn.Module, task: Classification, sample: Tensors, opset: int) -> torch.onnx.ONNXProgram | None:
+    axes = {at: torch.export.Dim(name) for at, name in enumerate(task.axes)}
+    with _quiet():
+        return torch.onnx.export(
+            served,
+            tuple(torch.from_numpy(sample[name]) for name in task.inputs),
+            input_names=list(task.inputs),
+            output_names=[task.output],
+            dynamic_shapes={"tensors": (axes,) * len(task.inputs)},
+            dynamo=True,
+            opset_version=opset,
+            verbose=False,
+        )
+
+
+@contextlib.contextmanager
+def _patched() -> Iterator[None]:
+    """What transformers changes in torch for its own exporter, which is experimental: without it Swin is not traced."""
+    from transformers.exporters import exporter_onnx  # noqa: F401 — it registers them
+    from transformers.exporters.utils import apply_patches
+
+    with apply_patches("onnx"):
+        yield
 
 
 def metadata(task: Classification, tuned_sha256: str, version: str) -> dict[str, str]:
