@@ -157,8 +157,8 @@ def test_skipped_images_are_counted_and_named_with_their_reasons(project: Path) 
     decisions = artifacts.load(project / "tuned", "tune").decisions
     left_out = next(choice for choice in decisions if choice.about == "rows left out")
     assert left_out.value == 2
-    assert "blue/no-image.png: it is no image of a known format" in left_out.reason
-    assert "red/cut-off.jpg: it is cut off" in left_out.reason
+    assert "blue/no-image.png (it is no image of a known format" in left_out.reason
+    assert "red/cut-off.jpg (it is cut off)" in left_out.reason
 
 
 def test_broken_images_are_named_and_refused_where_the_recipe_does_not_skip_them(tmp_path: Path) -> None:
