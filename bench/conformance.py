@@ -19,6 +19,7 @@ import shutil
 import sys
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,6 +37,7 @@ from tritonclient.utils import InferenceServerException
 
 from tldeploy.artifacts import write_file
 from tldeploy.triton.config import to_text, triton_type
+from tldeploy.triton.home import SERVER_VERSION
 from tldeploy.triton.server import Server
 from tldeploy.triton.watch import KEY_HEADER
 
@@ -167,7 +169,13 @@ def same(one: Any, other: Any) -> bool:
 
 def explained_load(message: str) -> Miss:
     reason = next((reason for words, reason in SAYINGS.items() if re.search(words, message)), WRONG)
-    return Miss(reason, message)
+    return Miss(reason, plain(message))
+
+
+def plain(message: str) -> str:
+    """A message without what differs from run to run: the model's folder, and where Python was."""
+    message = re.sub(r"load failed for model '[^']*': version 1 is at UNAVAILABLE state: \w+: ", "", message)
+    return re.sub(r"Load model from \S+ failed:", "", re.split(r"\s+At:\s", message, maxsplit=1)[0])
 
 
 class Trial:
@@ -224,13 +232,21 @@ def table(results: dict[str, dict[str, str] | None]) -> str:
     return f"{about}\n\n{markdown(['', 'tests'], rows)}\n\n{names}\n"
 
 
+def record(out: Path, results: dict[str, dict[str, str] | None]) -> None:
+    """conformance.json: the versions, the counts by class, and each test's result. conformance.md: counts and names."""
+    counts = dict(Counter(miss["class"] if miss else "right" for miss in results.values()).most_common())
+    versions = {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__, "server": SERVER_VERSION}
+    report = {"versions": versions, "counts": counts, "results": dict(sorted(results.items()))}
+    write_file(out / "conformance.json", json.dumps(report, indent=1) + "\n")
+    write_file(out / "conformance.md", table(results))
+
+
 def main(out: Path, patterns: Sequence[str]) -> int:
     file = out / "conformance.json"
-    results = json.loads(file.read_text(encoding="utf-8")) if file.exists() and patterns else {}
+    results = json.loads(file.read_text(encoding="utf-8"))["results"] if file.exists() and patterns else {}
     cases = [c for c in operator_tests() if any(fnmatch.fnmatch(c.name, p) for p in patterns or ["*"])]
     results |= run(cases)
-    write_file(file, json.dumps(dict(sorted(results.items())), indent=1) + "\n")
-    write_file(out / "conformance.md", table(results))
+    record(out, results)
     wrong = [name for name, miss in results.items() if miss and miss["class"] == WRONG]
     print(json.dumps({"right": sum(miss is None for miss in results.values()), "of": len(results), "wrong": wrong}))
     return 1 if wrong else 0
