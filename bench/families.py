@@ -132,10 +132,10 @@ def main() -> None:
             entry: dict[str, Any] = {"kind": kind}
             try:
                 network, task, batches = network_of(name, kind)
+                spread(network, batches[-1])
             except Exception as error:  # noqa: BLE001  (what configurations do not like has no common kind)
                 entry["outcome"] = f"not built: {' '.join(str(error).split())[:200]}"
             else:
-                spread(network, batches[-1])
                 entry["parameters"] = sum(weights.numel() for weights in network.parameters())
                 try:
                     entry["outcome"] = outcome(network, task, batches)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel, CLIPConfig, GPT2Config, LlamaConfig, T5Config
+from transformers import AutoConfig, AutoModel, CLIPConfig, GPT2Config, LlamaConfig, T5Config, XmodConfig
 
 from tests.backbones.families import TEXT, make
 from tests.tiny_project import write_backbone
@@ -51,6 +51,14 @@ def test_a_decoder_is_refused_by_what_its_tokens_see(folder: Path, kind: str) ->
     error = load(folder)
     assert isinstance(error, ArtifactError)
     assert f"this {kind} is a decoder" in error.found
+
+
+def test_a_network_that_needs_more_than_a_text_is_refused_in_its_own_words(folder: Path) -> None:
+    sizes = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    AutoModel.from_config(XmodConfig(**sizes, intermediate_size=16)).save_pretrained(folder)
+    error = load(folder)
+    assert isinstance(error, ArtifactError)
+    assert "this xmod does not run on a text alone (Input language unknown." in error.found
 
 
 @pytest.mark.parametrize("family", TEXT)

@@ -60,7 +60,12 @@ def load_text_backbone(settings: Backbone, recipe_folder: Path) -> TextBackbone:
     fix = "use an encoder, such as BERT, RoBERTa or DeBERTa"
     if model.main_input_name != "input_ids" or config.is_encoder_decoder or not hasattr(config, "hidden_size"):
         raise ArtifactError(asked, f"a {config.model_type} is no encoder of one text to one vector a token", fix)
-    if not _sees_what_follows(model):
+    try:
+        sees_what_follows = _sees_what_follows(model)
+    except Exception as error:  # what an architecture needs besides a text, it says in words of its own
+        reason = " ".join(str(error).split())[:200]
+        raise ArtifactError(asked, f"this {config.model_type} does not run on a text alone ({reason})", fix) from error
+    if not sees_what_follows:
         found = f"this {config.model_type} is a decoder: a token's vector knows only of the tokens before it"
         raise ArtifactError(asked, found, fix)
     return TextBackbone(model, tokenizer_json, encoder)
