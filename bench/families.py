@@ -76,10 +76,10 @@ def network_of(name: str, kind: str) -> tuple[Network, Classification, list[Any]
     plain = CONFIG_MAPPING[name]()
     # What a hierarchical image network is made of stays as it is: its stages must fit each other.
     staged = kind == "image" and any(hasattr(plain, part) for part in ("depths", "hidden_sizes", "embed_dim"))
-    wanted = {key: value for key, value in SMALL.items() if hasattr(plain, key) and key not in UNLIKE.get(name, ())}
-    if staged:
-        in_windows = hasattr(plain, "window_size")  # which an image is cut into
-        wanted = {} if in_windows else {"image_size": SMALL["image_size"]} if hasattr(plain, "image_size") else {}
+    taken = {key: value for key, value in SMALL.items() if hasattr(plain, key) and key not in UNLIKE.get(name, ())}
+    in_windows = hasattr(plain, "window_size")  # which an image is cut into
+    staged_sizes = () if in_windows else ("image_size",)
+    wanted = {key: value for key, value in taken.items() if not staged or key in staged_sizes}
     config = CONFIG_MAPPING[name](**wanted)
     torch.manual_seed(0)
     backbone = AutoModel.from_config(config, attn_implementation=None).eval()
