@@ -19,24 +19,17 @@ if TYPE_CHECKING:
     from tldeploy.pipeline import (
         bench,
         deploy,
-        doctor,
         export,
         fetch,
         find_rate,
-        lint,
-        manifests,
-        predict,
         rank,
-        rollback,
         run,
         search,
-        serve,
-        trace,
         tune,
-        verify,
     )
     from tldeploy.recipe import Recipe
     from tldeploy.runtime.triton import AsyncClient, Client
+    from tldeploy.serving import doctor, lint, manifests, predict, rollback, serve, trace, verify
 
 __version__ = "0.1.0"
 
@@ -49,23 +42,19 @@ _HOMES = {
         (
             "bench",
             "deploy",
-            "doctor",
             "export",
             "fetch",
             "find_rate",
-            "lint",
-            "manifests",
-            "predict",
             "rank",
-            "rollback",
             "run",
             "search",
-            "serve",
-            "trace",
             "tune",
-            "verify",
         ),
         "tldeploy.pipeline",
+    ),
+    **dict.fromkeys(
+        ("doctor", "lint", "manifests", "predict", "rollback", "serve", "trace", "verify"),
+        "tldeploy.serving",
     ),
 }
 __all__ = [

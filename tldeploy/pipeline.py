@@ -1,4 +1,4 @@
-"""The stages in a row: fetch → tune → export → deploy → bench, and serving what they made.
+"""The stages in a row: fetch → tune → export → deploy → bench.
 
 Each function reads the artifact of the stage before, computes the fingerprint of everything that determines its own,
 and skips the work when an intact artifact with that fingerprint is there. They are the verbs of the command line and
@@ -7,7 +7,6 @@ of `import tldeploy`.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -20,21 +19,12 @@ from pydantic import ValidationError
 from tldeploy import artifacts, engines
 from tldeploy.artifacts import Manifest, fingerprint
 from tldeploy.data.own_files import own_files
-from tldeploy.engines import Protocol
 from tldeploy.errors import ArtifactError, UsageError
 from tldeploy.progress import say
 from tldeploy.recipe import Export, Recipe
 
 if TYPE_CHECKING:
-    from tldeploy.environment import Check
     from tldeploy.exporting.explain import Explained
-    from tldeploy.triton.keeping import Verified
-    from tldeploy.triton.lineage import Trace
-    from tldeploy.triton.lint.check import Lint
-    from tldeploy.triton.lint.models import Target
-    from tldeploy.triton.manifests.writing import Kind, Manifests
-    from tldeploy.triton.repository import Publication
-    from tldeploy.triton.server import Server
     from tldeploy.tuning.candidates import Candidate
     from tldeploy.tuning.finder import Suggestion
     from tldeploy.tuning.search import Searched
@@ -51,19 +41,6 @@ class Outcome:
     folder: Path
     skipped: bool
     manifest: Manifest
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """A served answer: the most probable labels, best first, each with its probability."""
-
-    row: str
-    labels: list[str]
-    probabilities: list[float]
-
-    @property
-    def label(self) -> str:
-        return self.labels[0]
 
 
 def fetch(recipe: RecipeLike, force: bool = False) -> Outcome | None:
@@ -248,114 +225,10 @@ def run(recipe: RecipeLike, force: bool = False) -> list[Outcome]:
     return [fetched, *later] if fetched else later
 
 
-def serve(
-    repository: str | Path,
-    http_port: int = 8000,
-    grpc_port: int = 8001,
-    metrics_port: int = 8002,
-    log: Callable[[str], None] | None = None,
-    on_ready: Callable[[Server], None] | None = None,
-) -> None:
-    """Serve a model repository with a real Triton server until Ctrl-C or SIGTERM. log: gets each line of its log."""
-    from tldeploy.triton import server
-
-    server.serve(
-        Path(repository),
-        http_port=http_port,
-        grpc_port=grpc_port,
-        metrics_port=metrics_port,
-        log=log,
-        on_ready=on_ready,
-    )
-
-
-def predict(
-    model: str,
-    rows: Sequence[str],
-    url: str | None = None,
-    protocol: Protocol = "http",
-    top: int = 3,
-    serve_from: str | Path | None = None,
-) -> list[Prediction]:
-    """Ask a served model for the `top` most probable labels of each row, by Triton's classification extension.
-
-    rows: texts, or paths of image files, whichever the model takes.
-
-    serve_from: a model repository to serve, on free ports, for this call only.
-    """
-    from tldeploy.runtime.triton import Client
-
-    with contextlib.ExitStack() as stack:
-        if serve_from is not None:
-            from tldeploy.triton.server import Server
-
-            server = stack.enter_context(Server(Path(serve_from), http_port=0, grpc_port=0, metrics_port=0))
-            url = server.http_url if protocol == "http" else server.grpc_url
-        client = stack.enter_context(Client(url=url, model=model, protocol=protocol))
-        answers = client.classify(rows, top)
-    return [
-        Prediction(row, [label for label, _ in answer], [probability for _, probability in answer])
-        for row, answer in zip(rows, answers, strict=True)
-    ]
-
-
 def report(benched: Outcome) -> dict[str, Any]:
     """The report of a bench, as report.schema.json describes it."""
     loaded: dict[str, Any] = json.loads((benched.folder / "report.json").read_text(encoding="utf-8"))
     return loaded
-
-
-def lint(repository: str | Path = "triton_repo", fix: bool = False, target: Target | None = None) -> Lint:
-    """What is wrong with a model repository, anybody's, for the server `target`; fix: mend what is safe to mend."""
-    from tldeploy.triton.lint import check, mending
-
-    return (mending.mend if fix else check.lint)(Path(repository), target)
-
-
-def manifests(
-    repository: str | Path,
-    kind: Kind,
-    out: str | Path = "manifests",
-    image: str = "",
-    storage_uri: str = "",
-    force: bool = False,
-) -> Manifests:
-    """Write what runs a model repository elsewhere below `out`: an image, a Helm chart, or a KServe service.
-
-    image: the name of the built image. storage_uri: where KServe finds the repository. force: overwrite what differs.
-    """
-    from tldeploy.triton.manifests.writing import write_manifests
-
-    return write_manifests(Path(repository), kind, Path(out), image, storage_uri, force)
-
-
-def rollback(name: str, version: int | None = None, repository: str | Path = "triton_repo") -> Publication:
-    """Make a kept version live again, by default the newest that is older than the live one."""
-    from tldeploy.triton import keeping
-
-    return keeping.rollback(Path(repository), name, version)
-
-
-def trace(name: str, version: int | None = None, repository: str | Path = "triton_repo") -> Trace:
-    """Where a served model comes from, back to its recipe, and what of it is still there."""
-    from tldeploy.triton import lineage
-
-    return lineage.trace(Path(repository), name, version)
-
-
-def verify(repository: str | Path = "triton_repo") -> list[Verified]:
-    """Check every hash of every published version that is kept."""
-    from tldeploy.triton import keeping
-
-    return keeping.verify(Path(repository))
-
-
-def doctor() -> list[Check]:
-    """What this machine has and lacks, the server included."""
-    from tldeploy import environment
-    from tldeploy.triton import home
-
-    return [*environment.checks(), home.check()]
 
 
 def _alone(asked: str) -> None:

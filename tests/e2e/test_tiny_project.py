@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.tiny_project import FETCH, write_index, write_project
-from tldeploy import artifacts, pipeline
+from tldeploy import artifacts, pipeline, serving
 from tldeploy.errors import ArtifactError, DataError, StorageError
 
 STAGES = {"tune": "tuned", "export": "onnx", "bench": "bench"}
@@ -40,14 +40,14 @@ def test_a_run_leaves_every_artifact_and_the_report(project: Path) -> None:
 
 
 def test_what_is_served_is_traced_to_the_recipe_verified_and_without_findings(project: Path) -> None:
-    links = pipeline.trace("tiny", repository=project / "triton_repo").links
+    links = serving.trace("tiny", repository=project / "triton_repo").links
     assert [link.what for link in links] == [
         *("graph", "deploy", "export", "tune"),
         *("rows, train", "rows, validation", "rows, test", "rows, calibration", "recipe"),
     ]
     assert {link.state for link in links} == {"intact"}
-    assert [version.damaged for version in pipeline.verify(project / "triton_repo")] == [()]
-    assert pipeline.lint(project / "triton_repo").findings == ()
+    assert [version.damaged for version in serving.verify(project / "triton_repo")] == [()]
+    assert serving.lint(project / "triton_repo").findings == ()
 
 
 def test_a_bench_of_two_generations_is_refused(project: Path) -> None:

@@ -1,7 +1,7 @@
-"""The command line. One file a verb: it parses, calls `tldeploy.pipeline`, and prints; nothing is decided here.
+"""The command line. One file a verb: it parses, calls tldeploy's API, and prints; nothing is decided here.
 
-`main` turns errors into messages and exit codes, as errors.py documents them. The verbs import the pipeline, and all
-that is heavy, when they run: `tldeploy --help` imports click and nothing else.
+`main` turns errors into messages and exit codes, as errors.py documents them. The verbs import the API, and all that is
+heavy, when they run: `tldeploy --help` imports click and nothing else.
 """
 
 from __future__ import annotations

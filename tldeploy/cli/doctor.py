@@ -21,9 +21,9 @@ def command(as_json: bool) -> None:
       tldeploy doctor
       tldeploy doctor --json
     """
-    from tldeploy import pipeline
+    from tldeploy import serving
 
-    checks = pipeline.doctor()
+    checks = serving.doctor()
     healthy = all(check.status != "missing" for check in checks)
     if as_json:
         print_json({"healthy": healthy, "checks": [check.as_json() for check in checks]})

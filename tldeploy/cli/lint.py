@@ -42,12 +42,12 @@ def command(
       tldeploy lint /models --cores 16 --gpus 1
       tldeploy lint /models --fix
     """
-    from tldeploy import pipeline
+    from tldeploy import serving
     from tldeploy.triton.lint.models import Target
 
     given = {"opset": opset, "ir_version": ir_version, "cores": cores, "gpus": gpus}
     target = replace(Target(), **{name: value for name, value in given.items() if value is not None})
-    found = pipeline.lint(repository, fix, target)
+    found = serving.lint(repository, fix, target)
     if as_json:
         print_json(
             {

@@ -34,9 +34,9 @@ def command(repository: str, kind: Kind, out: str, image: str, storage_uri: str,
       tldeploy manifests triton_repo --for kserve --image registry.example.com/reviews:1 \\
           --storage-uri s3://models/triton_repo
     """
-    from tldeploy import pipeline
+    from tldeploy import serving
 
-    made = pipeline.manifests(repository, kind, out, image, storage_uri, force)
+    made = serving.manifests(repository, kind, out, image, storage_uri, force)
     if as_json:
         print_json(
             {

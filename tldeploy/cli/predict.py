@@ -39,7 +39,7 @@ def command(
       tldeploy predict review-sentiment --serve triton_repo "No server runs yet"
       cut -f 2 reviews.tsv | tldeploy predict review-sentiment -
     """
-    from tldeploy import pipeline
+    from tldeploy import serving
 
     asked = _lines() if list(rows) == ["-"] else list(rows)
     if not asked:
@@ -48,7 +48,7 @@ def command(
         )
     if start and url:
         raise UsageError("predict", "both --serve and --url are given", "give one of them")
-    predictions = pipeline.predict(model, asked, url, protocol, top, serve_from=start)
+    predictions = serving.predict(model, asked, url, protocol, top, serve_from=start)
     if as_json:
         answers = [{"row": p.row, "labels": dict(zip(p.labels, p.probabilities, strict=True))} for p in predictions]
         print_json({"model": model, "predictions": answers})

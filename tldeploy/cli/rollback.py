@@ -23,9 +23,9 @@ def command(name: str, version: int | None, repository: str, as_json: bool) -> N
       tldeploy rollback review-sentiment
       tldeploy rollback review-sentiment 3 --repository /models
     """
-    from tldeploy import pipeline
+    from tldeploy import serving
 
-    live = pipeline.rollback(name, version, repository)
+    live = serving.rollback(name, version, repository)
     if as_json:
         print_json({"name": live.name, "version": live.version, "folder": str(live.path)})
     else:

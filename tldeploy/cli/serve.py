@@ -31,7 +31,7 @@ def command(repository: str, http_port: int, grpc_port: int, metrics_port: int, 
       tldeploy serve triton_repo
       tldeploy serve triton_repo --http-port 9000 --grpc-port 9001 --metrics-port 9002
     """
-    from tldeploy import environment, pipeline
+    from tldeploy import environment, serving
 
     if not environment.describe()["gpus"]:
         say("no NVIDIA GPU here: what the server says of CUDA below is harmless")
@@ -46,4 +46,4 @@ def command(repository: str, http_port: int, grpc_port: int, metrics_port: int, 
             print(f'try: tldeploy predict {server.published[0].name} --url {server.http_url} "…"')
             print("Ctrl-C stops it", flush=True)
 
-    pipeline.serve(repository, http_port, grpc_port, metrics_port, log=say, on_ready=on_ready)
+    serving.serve(repository, http_port, grpc_port, metrics_port, log=say, on_ready=on_ready)

@@ -27,9 +27,9 @@ def command(name: str, version: int | None, repository: str, as_json: bool) -> N
       tldeploy trace review-sentiment
       tldeploy trace review-sentiment 3 --json
     """
-    from tldeploy import pipeline
+    from tldeploy import serving
 
-    found = pipeline.trace(name, version, repository)
+    found = serving.trace(name, version, repository)
     if as_json:
         links = [link.as_json() for link in found.links]
         print_json({"name": found.name, "version": found.version, "live": found.live, "links": links})

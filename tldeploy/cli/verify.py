@@ -24,9 +24,9 @@ def command(repository: str, as_json: bool) -> None:
       tldeploy verify triton_repo
       tldeploy verify /models --json
     """
-    from tldeploy import pipeline
+    from tldeploy import serving
 
-    found = pipeline.verify(repository)
+    found = serving.verify(repository)
     intact = not any(version.damaged for version in found)
     if as_json:
         print_json({"intact": intact, "versions": [asdict(version) for version in found]})

@@ -9,19 +9,19 @@ import yaml
 
 from tests.triton import lint_corpus as corpus
 from tests.triton.manifests.templates import render
-from tldeploy import pipeline
+from tldeploy import serving
 
 IMAGE, STORAGE = "registry.example.com/reviews:1", "s3://models/triton_repo"
 OPEN_THREADS = corpus.put('parameters { key: "intra_op_thread_count" value { string_value: "4" } }\n', "")
 
 
 def chart_of(repository: Path, out: Path, image: str = IMAGE) -> Path:
-    pipeline.manifests(repository, "helm", out, image)
+    serving.manifests(repository, "helm", out, image)
     return next(out.iterdir())
 
 
 def service_of(repository: Path, out: Path, image: str = IMAGE) -> dict[str, Any]:
-    pipeline.manifests(repository, "kserve", out, image, STORAGE)
+    serving.manifests(repository, "kserve", out, image, STORAGE)
     service: dict[str, Any] = yaml.safe_load((out / "inference-service.yaml").read_text(encoding="utf-8"))
     return service
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.triton import lint_corpus as corpus
 from tests.triton.manifests.made import chart_of, container_of
-from tldeploy import pipeline
+from tldeploy import serving
 from tldeploy.triton import home
 from tldeploy.triton.manifests.docker import dockerfile, server_flags
 from tldeploy.triton.manifests.needs import read_needs
@@ -27,7 +27,7 @@ def test_the_image_has_the_packages_the_models_and_no_version_that_is_not_served
 ) -> None:
     config = repository / "My_reviews" / "config.pbtxt"
     assert "versions: 2" in config.read_text()
-    made = pipeline.manifests(repository, "docker", tmp_path)
+    made = serving.manifests(repository, "docker", tmp_path)
     lines = (tmp_path / "Dockerfile").read_text().splitlines()
     assert "FROM nvcr.io/nvidia/tritonserver:${TRITON}-py3" in lines
     assert any(
@@ -59,7 +59,7 @@ def served_by_its_manifests(
 ) -> Iterator[tuple[Path, tuple[int, int, int]]]:
     """The real server, started by the flags of the Dockerfile and the chart, but here: on loopback and free ports."""
     out = tmp_path_factory.mktemp("flags")
-    pipeline.manifests(repository, "docker", out)
+    serving.manifests(repository, "docker", out)
     command = json.loads((out / "Dockerfile").read_text().rpartition("\nCMD ")[2])
     chart = chart_of(repository, out / "chart")
     assert container_of(chart, {"threadPool": False})["args"] == command

@@ -9,7 +9,7 @@ import pytest
 
 from tests.triton import lint_corpus as corpus
 from tests.triton.manifests.made import IMAGE, OPEN_THREADS, STORAGE, service_of
-from tldeploy import pipeline
+from tldeploy import serving
 from tldeploy.errors import UsageError
 
 
@@ -48,5 +48,5 @@ def test_kserve_wants_an_image_with_the_packages_and_an_address(
     image: str, storage: str, said: str, repository: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match=re.escape(said)):
-        pipeline.manifests(repository, "kserve", tmp_path / "out", image, storage)
+        serving.manifests(repository, "kserve", tmp_path / "out", image, storage)
     assert not (tmp_path / "out").exists()

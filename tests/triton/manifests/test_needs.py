@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.triton import lint_corpus as corpus
 from tests.triton.manifests.made import OPEN_THREADS
-from tldeploy import pipeline
+from tldeploy import serving
 from tldeploy.triton.manifests.needs import _cluster_name, read_needs
 
 
@@ -55,7 +55,7 @@ def test_memory_grows_with_the_files_and_the_instances(tmp_path: Path) -> None:
 
 def test_spaces_in_the_path_stay_behind(tmp_path: Path) -> None:
     corpus.classifier(tmp_path / "my models")
-    made = pipeline.manifests(tmp_path / "my models", "docker", tmp_path / "my image")
+    made = serving.manifests(tmp_path / "my models", "docker", tmp_path / "my image")
     assert made.next.endswith(f"'{tmp_path / 'my image' / 'Dockerfile'}' '{tmp_path / 'my models'}'")
 
 

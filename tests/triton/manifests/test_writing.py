@@ -11,7 +11,7 @@ import pytest
 
 from tests.triton import lint_corpus as corpus
 from tests.triton.manifests.made import IMAGE, STORAGE
-from tldeploy import pipeline
+from tldeploy import serving
 from tldeploy.cli import execute
 from tldeploy.errors import ArtifactError, MachineError, QualityError, TldeployError, UsageError
 from tldeploy.triton.manifests.writing import Kind
@@ -46,25 +46,25 @@ def test_a_repository_that_cannot_be_served_is_one_clear_error(
 ) -> None:
     write(tmp_path / "models")
     with pytest.raises(kind, match=re.escape(said)) as raised:
-        pipeline.manifests(tmp_path / "models", wanted, tmp_path / "out", IMAGE, STORAGE)
+        serving.manifests(tmp_path / "models", wanted, tmp_path / "out", IMAGE, STORAGE)
     assert raised.value.fix
     assert not (tmp_path / "out").exists()
 
 
 def test_nothing_is_written_into_the_repository_or_a_file(on_gpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="a server would take it for a model"):
-        pipeline.manifests(on_gpus, "docker", on_gpus / "manifests")
+        serving.manifests(on_gpus, "docker", on_gpus / "manifests")
     assert [path.name for path in on_gpus.iterdir()] == ["classifier"]
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UsageError, match="file is a file"):
-            pipeline.manifests(on_gpus, "docker", out)
+            serving.manifests(on_gpus, "docker", out)
 
 
 @pytest.mark.parametrize("kind", ["docker", "helm", "kserve"])
 def test_what_was_changed_by_hand_is_kept_unless_told(kind: Kind, repository: Path, tmp_path: Path) -> None:
-    first = pipeline.manifests(repository, kind, tmp_path, IMAGE, STORAGE)
-    again = pipeline.manifests(repository, kind, tmp_path, IMAGE, STORAGE)
+    first = serving.manifests(repository, kind, tmp_path, IMAGE, STORAGE)
+    again = serving.manifests(repository, kind, tmp_path, IMAGE, STORAGE)
     assert (again.written, again.unchanged) == ((), first.written)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     ours, removed = tmp_path / first.written[0], tmp_path / first.written[-1]
@@ -72,10 +72,10 @@ def test_what_was_changed_by_hand_is_kept_unless_told(kind: Kind, repository: Pa
     if removed != ours:
         removed.unlink()
     with pytest.raises(UsageError, match=f"other files already: {first.written[0]}\n"):
-        pipeline.manifests(repository, kind, tmp_path, IMAGE, STORAGE)
+        serving.manifests(repository, kind, tmp_path, IMAGE, STORAGE)
     assert ours.read_text() == "# mine\n"
     assert removed == ours or not removed.exists()
-    pipeline.manifests(repository, kind, tmp_path, IMAGE, STORAGE, force=True)
+    serving.manifests(repository, kind, tmp_path, IMAGE, STORAGE, force=True)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 

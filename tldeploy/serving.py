@@ -1,0 +1,142 @@
+"""What is done with a model repository once something is published: serve it, ask it, look after it, take it elsewhere.
+
+They are the verbs of the command line and of `import tldeploy` that take a repository, or the name of a served model,
+instead of a recipe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tldeploy.engines import Protocol
+
+if TYPE_CHECKING:
+    from tldeploy.environment import Check
+    from tldeploy.triton.keeping import Verified
+    from tldeploy.triton.lineage import Trace
+    from tldeploy.triton.lint.check import Lint
+    from tldeploy.triton.lint.models import Target
+    from tldeploy.triton.manifests.writing import Kind, Manifests
+    from tldeploy.triton.repository import Publication
+    from tldeploy.triton.server import Server
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A served answer: the most probable labels, best first, each with its probability."""
+
+    row: str
+    labels: list[str]
+    probabilities: list[float]
+
+    @property
+    def label(self) -> str:
+        return self.labels[0]
+
+
+def serve(
+    repository: str | Path,
+    http_port: int = 8000,
+    grpc_port: int = 8001,
+    metrics_port: int = 8002,
+    log: Callable[[str], None] | None = None,
+    on_ready: Callable[[Server], None] | None = None,
+) -> None:
+    """Serve a model repository with a real Triton server until Ctrl-C or SIGTERM. log: gets each line of its log."""
+    from tldeploy.triton import server
+
+    server.serve(
+        Path(repository),
+        http_port=http_port,
+        grpc_port=grpc_port,
+        metrics_port=metrics_port,
+        log=log,
+        on_ready=on_ready,
+    )
+
+
+def predict(
+    model: str,
+    rows: Sequence[str],
+    url: str | None = None,
+    protocol: Protocol = "http",
+    top: int = 3,
+    serve_from: str | Path | None = None,
+) -> list[Prediction]:
+    """Ask a served model for the `top` most probable labels of each row, by Triton's classification extension.
+
+    rows: texts, or paths of image files, whichever the model takes.
+
+    serve_from: a model repository to serve, on free ports, for this call only.
+    """
+    from tldeploy.runtime.triton import Client
+
+    with contextlib.ExitStack() as stack:
+        if serve_from is not None:
+            from tldeploy.triton.server import Server
+
+            server = stack.enter_context(Server(Path(serve_from), http_port=0, grpc_port=0, metrics_port=0))
+            url = server.http_url if protocol == "http" else server.grpc_url
+        client = stack.enter_context(Client(url=url, model=model, protocol=protocol))
+        answers = client.classify(rows, top)
+    return [
+        Prediction(row, [label for label, _ in answer], [probability for _, probability in answer])
+        for row, answer in zip(rows, answers, strict=True)
+    ]
+
+
+def lint(repository: str | Path = "triton_repo", fix: bool = False, target: Target | None = None) -> Lint:
+    """What is wrong with a model repository, anybody's, for the server `target`; fix: mend what is safe to mend."""
+    from tldeploy.triton.lint import check, mending
+
+    return (mending.mend if fix else check.lint)(Path(repository), target)
+
+
+def manifests(
+    repository: str | Path,
+    kind: Kind,
+    out: str | Path = "manifests",
+    image: str = "",
+    storage_uri: str = "",
+    force: bool = False,
+) -> Manifests:
+    """Write what runs a model repository elsewhere below `out`: an image, a Helm chart, or a KServe service.
+
+    image: the name of the built image. storage_uri: where KServe finds the repository. force: overwrite what differs.
+    """
+    from tldeploy.triton.manifests.writing import write_manifests
+
+    return write_manifests(Path(repository), kind, Path(out), image, storage_uri, force)
+
+
+def rollback(name: str, version: int | None = None, repository: str | Path = "triton_repo") -> Publication:
+    """Make a kept version live again, by default the newest that is older than the live one."""
+    from tldeploy.triton import keeping
+
+    return keeping.rollback(Path(repository), name, version)
+
+
+def trace(name: str, version: int | None = None, repository: str | Path = "triton_repo") -> Trace:
+    """Where a served model comes from, back to its recipe, and what of it is still there."""
+    from tldeploy.triton import lineage
+
+    return lineage.trace(Path(repository), name, version)
+
+
+def verify(repository: str | Path = "triton_repo") -> list[Verified]:
+    """Check every hash of every published version that is kept."""
+    from tldeploy.triton import keeping
+
+    return keeping.verify(Path(repository))
+
+
+def doctor() -> list[Check]:
+    """What this machine has and lacks, the server included."""
+    from tldeploy import environment
+    from tldeploy.triton import home
+
+    return [*environment.checks(), home.check()]
