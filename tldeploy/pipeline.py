@@ -165,19 +165,23 @@ def explain(recipe: RecipeLike) -> list[Explained]:
     return run_explain(behind["export"], exported, tuned)
 
 
-def deploy(recipe: RecipeLike, force: bool = False) -> Outcome:
-    """Publish the chosen variant to the model repository, as a new version."""
-    from tldeploy.triton import lineage, repository
+def deploy(recipe: RecipeLike, force: bool = False, check: bool = True) -> Outcome:
+    """Publish the chosen variant to the model repository, as a new version.
+
+    check: it has to pass a server of its own first; without, the deploy artifact says so.
+    """
+    from tldeploy.triton import checking, lineage, repository
 
     recipe = _loaded(recipe)
     exported, place = recipe.path("onnx"), recipe.path(recipe.deploy.repository)
     say(f"deploy: {recipe.name} to {place}")
-    skipped = not force and repository.is_current(exported, place, recipe.name, recipe.deploy)
+    skipped = not force and repository.is_current(exported, place, recipe.name, recipe.deploy, checked=check)
     if skipped:
         live = repository.published(place, recipe.name)
     else:
         behind = lineage.record(recipe, place)
-        live = repository.publish(exported, place, recipe.name, recipe.deploy, behind)
+        passing = checking.check if check else None
+        live = repository.publish(exported, place, recipe.name, recipe.deploy, behind, passing)
     outcome = Outcome("deploy", live.path, skipped, live.manifest)
     _tell(outcome)
     return outcome

@@ -113,11 +113,16 @@ def manifests(
     return write_manifests(Path(repository), kind, Path(out), image, storage_uri, force)
 
 
-def rollback(name: str, version: int | None = None, repository: str | Path = "triton_repo") -> Publication:
-    """Make a kept version live again, by default the newest that is older than the live one."""
-    from tldeploy.triton import keeping
+def rollback(
+    name: str, version: int | None = None, repository: str | Path = "triton_repo", check: bool = True
+) -> Publication:
+    """Make a kept version live again, by default the newest that is older than the live one.
 
-    return keeping.rollback(Path(repository), name, version)
+    check: it has to pass a server of its own first.
+    """
+    from tldeploy.triton import checking, keeping
+
+    return keeping.rollback(Path(repository), name, version, checking.check if check else None)
 
 
 def trace(name: str, version: int | None = None, repository: str | Path = "triton_repo") -> Trace:

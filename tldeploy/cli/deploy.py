@@ -5,26 +5,30 @@ from __future__ import annotations
 import click
 
 from tldeploy.cli import show
-from tldeploy.cli.show import force_option, json_option, recipe_argument
+from tldeploy.cli.show import force_option, json_option, no_check_option, recipe_argument
 
 
 @click.command("deploy")
 @recipe_argument
 @force_option
+@no_check_option
 @json_option
-def command(recipe: str, force: bool, as_json: bool) -> None:
+def command(recipe: str, force: bool, no_check: bool, as_json: bool) -> None:
     """Publish the chosen variant to the Triton model repository, as a new version.
 
-    The version becomes live by one rename; whatever happens before it leaves the old version as it was.
+    It is checked first: lint, and every golden row through a server of its own. Then it is live by one rename, and every
+    `tldeploy serve` that runs on the repository takes it without losing a request. Whatever fails leaves the old
+    version as it was.
 
     \b
     Examples:
       tldeploy deploy models/review-sentiment
       tldeploy deploy models/review-sentiment --force    # a new version of the same graph
+      tldeploy deploy models/review-sentiment --no-check # on a build machine without a server
     """
     from tldeploy import pipeline
 
-    outcome = pipeline.deploy(recipe, force)
+    outcome = pipeline.deploy(recipe, force, check=not no_check)
     name, version = outcome.manifest.name, int(outcome.folder.name)
     if as_json:
         show.print_json(show.outcome_json(outcome) | {"name": name, "version": version})

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 recipe_argument = click.argument("recipe")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+no_check_option = click.option("--no-check", is_flag=True, help="Do not try it in a server of its own first.")
 force_option = click.option("--force", is_flag=True, help="Do the work again even if nothing has changed.")
 
 

@@ -22,6 +22,9 @@ from tldeploy.recipe import Deploy
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+CONFIG_FILE = "config.pbtxt"
+# Staged beside it: the one that takes its place at the end of a publication.
+LATER_CONFIG = "later.pbtxt"
 LABELS_FILE = "labels.txt"
 
 

@@ -23,7 +23,7 @@ from tldeploy.triton import config
 from tldeploy.triton.config import LABELS_FILE
 from tldeploy.triton.repository import Publication, live_version, published
 from tldeploy.triton.steps import step_of
-from tldeploy.triton.transaction import CONFIG_FILE, LATER_CONFIG, begin, commit, recover, versions
+from tldeploy.triton.transaction import CONFIG_FILE, LATER_CONFIG, Check, begin, commit, recover, versions
 
 # In the ensemble's folder: the version that a rollback made live, and the hashes of the configurations it wrote.
 ROLLED_BACK = "rollback.json"
@@ -40,10 +40,12 @@ class Verified:
     damaged: tuple[str, ...]
 
 
-def rollback(repository: Path, name: str, version: int | None = None) -> Publication:
+def rollback(repository: Path, name: str, version: int | None = None, check: Check | None = None) -> Publication:
     """Make a kept version live again: `version`, or the newest that is older than the live one.
 
-    Raises ArtifactError when it is not kept or damaged, StorageError as `publish` does; the live version then stays.
+    check: what it has to pass first, see checking.py.
+
+    Raises ArtifactError when it is not kept or damaged, and otherwise as `publish` does; the live version then stays.
     """
     repository = repository.resolve()
     recover(repository)
@@ -58,7 +60,7 @@ def rollback(repository: Path, name: str, version: int | None = None) -> Publica
         if version != live:
             manifest = _intact(repository, name, version)
             _stage(staging, repository, manifest, live)
-            commit(repository, manifest.details["models"], kept)
+            commit(repository, manifest.details["models"], version, kept, check)
     return published(repository, name)
 
 

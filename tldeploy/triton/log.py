@@ -14,7 +14,7 @@ def causes(log: Iterable[str], most: int = 5) -> list[str]:
     """Why a server ended: the models that failed to load; else its last errors; else the end of its log."""
     lines = list(log)
     events = [match for match in map(_EVENT.match, lines) if match]
-    errors = [_without_traceback(event["message"]) for event in events if event["level"] in "EF"]
+    errors = [without_traceback(event["message"]) for event in events if event["level"] in "EF"]
     errors = [message for message in errors if not message.startswith(_NOISE)]
     errors += [line for line in lines if line.startswith(("error:", "failed"))]
     failed = [message for message in errors if message.startswith("failed to load '")]
@@ -26,6 +26,6 @@ def last_events(log: Iterable[str], most: int = 5) -> list[str]:
     return [line for line in log if line and not line.startswith(("+-", "| "))][-most:]
 
 
-def _without_traceback(message: str) -> str:
-    """Python workers append where an exception was raised, with its line breaks escaped."""
-    return re.split(r"(?:\\n)+At:", message, maxsplit=1)[0]
+def without_traceback(message: str) -> str:
+    """Python workers append where an exception was raised; in the log, with its line breaks escaped."""
+    return re.split(r"(?:\\n|\n)+At:", message, maxsplit=1)[0]

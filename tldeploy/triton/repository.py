@@ -18,7 +18,7 @@ import base64
 import contextlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ from tldeploy.triton import config
 from tldeploy.triton.config import LABELS_FILE, Signature
 from tldeploy.triton.lint.graph import external_files
 from tldeploy.triton.steps import Step, step_of
-from tldeploy.triton.transaction import CONFIG_FILE, begin, commit, recover, versions
+from tldeploy.triton.transaction import CONFIG_FILE, LATER_CONFIG, Check, begin, commit, recover, versions
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -74,7 +74,10 @@ class _Names:
 
 @dataclass(frozen=True)
 class _Release:
-    """A version about to be published. served: the versions that its steps will answer for, itself the last."""
+    """A version about to be published. served: the versions that its steps will answer for, itself the last.
+
+    meanwhile: those, and the one that the ensemble pins until it has changed.
+    """
 
     names: _Names
     step: Step
@@ -83,20 +86,28 @@ class _Release:
     signature: Signature
     version: int
     served: list[int]
+    meanwhile: list[int]
     settings: Deploy
     lineage: Mapping[str, Any]
+    checked: bool
 
 
 def publish(
-    export: Path, repository: Path, name: str, settings: Deploy, lineage: Mapping[str, Any] | None = None
+    export: Path,
+    repository: Path,
+    name: str,
+    settings: Deploy,
+    lineage: Mapping[str, Any] | None = None,
+    check: Check | None = None,
 ) -> Publication:
-    """Publish the export artifact as the next version of `name`, and make it live.
+    """Publish the export artifact as the next version of `name`, and make it live, in running servers too.
 
     lineage: what lies behind the export, see lineage.py; the deploy artifact keeps it for `tldeploy trace`.
+    check: what the staged version has to pass before it is live, see checking.py; the deploy artifact says whether.
 
     Raises ArtifactError when the export is damaged or cannot be batched, UsageError for a name or path that Triton
-    cannot serve, StorageError when the disk is full or another publisher does not finish. Then, as when it is
-    killed, the old version stays live.
+    cannot serve, StorageError when the disk is full or another publisher does not finish, ServerError when a running
+    server refuses it, and what the check raises. Then, as when it is killed, the old version stays live.
     """
     _check_name(name)
     check_path(repository)
@@ -109,11 +120,17 @@ def publish(
         keep = _kept(repository, name, version, settings.keep_versions)
         shape = _shape(signature, manifest)
         served = [old for old in keep[:-1] if _shape_of(repository / name / str(old)) == shape] + [version]
-        release = _Release(names, step, export, manifest, signature, version, served, settings, lineage or {})
+        live = live_version(repository / name)
+        pinned = [live] if live and _shape_of(repository / name / str(live)) == shape else []
+        meanwhile = sorted({*served, *pinned})
+        checked = check is not None
+        release = _Release(
+            names, step, export, manifest, signature, version, served, meanwhile, settings, lineage or {}, checked
+        )
         _stage_step(staging / names.step, release)
         _stage_graph(staging / names.graph, release)
         _stage_ensemble(staging / names.ensemble, release)
-        commit(repository, names.in_order, keep)
+        commit(repository, names.in_order, version, keep, check)
     return published(repository, name)
 
 
@@ -124,11 +141,15 @@ def _kept(repository: Path, name: str, version: int, count: int) -> list[int]:
     return sorted([*older, version][-count:])
 
 
-def is_current(export: Path, repository: Path, name: str, settings: Deploy) -> bool:
-    """Whether publishing would change nothing: the live version comes from this export and these settings, intact."""
+def is_current(export: Path, repository: Path, name: str, settings: Deploy, checked: bool = False) -> bool:
+    """Whether publishing would change nothing: the live version comes from this export and these settings, intact.
+
+    checked: it must also have passed a check when it was published.
+    """
     try:
         live = published(repository, name)
         same = live.manifest.inputs == _inputs(artifacts.load(export, "export"), settings)
+        same = same and live.manifest.details.get("checked", False) >= checked
         files: dict[str, str] = live.manifest.details["repository_files"]
         return same and all(file_sha256(repository / file) == sha256 for file, sha256 in files.items())
     except (TldeployError, OSError):
@@ -225,8 +246,11 @@ def _stage_step(model: Path, release: _Release) -> None:
     shutil.copyfile(step.encoder, folder / step.encoder.name)
     for file in step.files:
         shutil.copyfile(release.export / file, folder / file)
-    described = config.step_config(model.name, step.input, release.signature, release.served, release.settings)
-    _write_config(model, described)
+    _write_configs(
+        model,
+        release,
+        lambda served: config.step_config(model.name, step.input, release.signature, served, release.settings),
+    )
 
 
 def _stage_graph(model: Path, release: _Release) -> None:
@@ -240,7 +264,9 @@ def _stage_graph(model: Path, release: _Release) -> None:
             raise ArtifactError(f"publish {chosen.name}", found, "run `tldeploy export` again")
         shutil.copyfile(release.export / name, folder / name)
     (model / LABELS_FILE).write_text("".join(f"{label}\n" for label in release.manifest.labels), encoding="utf-8")
-    _write_config(model, config.graph_config(model.name, release.signature, release.served, release.settings))
+    _write_configs(
+        model, release, lambda served: config.graph_config(model.name, release.signature, served, release.settings)
+    )
 
 
 def _stage_ensemble(model: Path, release: _Release) -> None:
@@ -249,9 +275,10 @@ def _stage_ensemble(model: Path, release: _Release) -> None:
     folder = model / str(release.version)
     folder.mkdir(parents=True)
     steps, given = (names.step, names.graph), release.step.input
-    _write_config(model, config.ensemble_config(model.name, steps, given, release.signature, release.version, settings))
+    described = config.ensemble_config(model.name, steps, given, release.signature, release.version, settings)
+    (model / CONFIG_FILE).write_text(config.to_text(described), encoding="utf-8")
     shutil.copyfile(release.export / GOLDEN, folder / GOLDEN)
-    staged = (path for path in model.parent.rglob("*") if path.is_file())
+    staged = sorted(path for path in model.parent.rglob("*") if path.is_file())  # a later configuration comes later
     deploy = Manifest(
         kind="deploy",
         name=names.ensemble,
@@ -267,14 +294,24 @@ def _stage_ensemble(model: Path, release: _Release) -> None:
             "settings": settings.model_dump(exclude={"repository"}),
             "shape": _shape(release.signature, exported),
             "lineage": dict(release.lineage),
-            "repository_files": {path.relative_to(model.parent).as_posix(): file_sha256(path) for path in staged},
+            "checked": release.checked,
+            "repository_files": {_place(path, model.parent): file_sha256(path) for path in staged},
         },
     )
     artifacts.seal(folder, deploy)
 
 
-def _write_config(model: Path, described: ModelConfig) -> None:
-    (model / CONFIG_FILE).write_text(config.to_text(described), encoding="utf-8")
+def _place(staged: Path, staging: Path) -> str:
+    """Where a staged file will lie in the repository."""
+    final = staged.with_name(CONFIG_FILE) if staged.name == LATER_CONFIG else staged
+    return final.relative_to(staging).as_posix()
+
+
+def _write_configs(model: Path, release: _Release, described: Callable[[list[int]], ModelConfig]) -> None:
+    """A step's configuration until the ensemble has changed, and the one after that, where it is another."""
+    (model / CONFIG_FILE).write_text(config.to_text(described(release.meanwhile)), encoding="utf-8")
+    if release.meanwhile != release.served:
+        (model / LATER_CONFIG).write_text(config.to_text(described(release.served)), encoding="utf-8")
 
 
 def golden(publication: Publication) -> tuple[list[Row], list[list[float]]]:

@@ -8,7 +8,8 @@
 5. every published model gives its golden answers: a server with a dead worker still says that it is ready.
 Leaving the block stops it: no process and no shared memory of it stays.
 
-While `wait` blocks, every model is asked now and then, and one whose worker is dead is loaded again (watch.py).
+While `wait` blocks, every model is asked now and then, and one whose worker is dead is loaded again (watch.py). A server
+that follows its repository takes what is published there meanwhile (running.py, following.py).
 
 `serve` is the same as a command: it blocks until Ctrl-C or SIGTERM.
 """
@@ -18,7 +19,9 @@ from __future__ import annotations
 import errno
 import http.client
 import json
+import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -37,6 +40,8 @@ import numpy as np
 from tldeploy.errors import ServerError, UsageError
 from tldeploy.runtime.triton import Client
 from tldeploy.tasks.classification import Row
+from tldeploy.triton import running
+from tldeploy.triton.following import Follower
 from tldeploy.triton.home import locate
 from tldeploy.triton.log import causes, last_events
 from tldeploy.triton.repository import Publication, all_published, check_path, golden
@@ -76,6 +81,8 @@ class Server:
     http_port, grpc_port, metrics_port: 0 takes a free one; after the start they are the ports in use.
     host: where to listen; loopback unless told, for whoever can connect can use the models.
     ready_within_s: how long loading may take.
+    golden_rows: how many of each model are asked at the start.
+    follows: takes other versions while it runs; a folder beside the repository says where it is, until it stops.
     log: receives each line of the server's log, from another thread.
     """
 
@@ -88,12 +95,16 @@ class Server:
         metrics_port: int = METRICS_PORT,
         host: str = LOOPBACK,
         ready_within_s: float = READY_WITHIN_S,
+        golden_rows: int = GOLDEN_ROWS,
+        follows: bool = False,
         log: Log | None = None,
     ) -> None:
         self.repository = repository.resolve()
         self.http_port, self.grpc_port, self.metrics_port = http_port, grpc_port, metrics_port
         self.host = host
         self.ready_within_s = ready_within_s
+        self.golden_rows, self.follows = golden_rows, follows
+        self.running: running.Running | None = None
         self.id = f"tldeploy-{uuid.uuid4().hex[:12]}"
         self.published: list[Publication] = []
         # Models are loaded and unloaded for nobody who does not send it.
@@ -110,6 +121,8 @@ class Server:
             raise ServerError(f"serve {self.repository}", "no model is in it", "publish one with `tldeploy deploy`")
         self._take_ports()
         try:
+            if self.follows:
+                self._describe()
             self._start()
             self._wait_until_ready()
             self._check_golden_answers()
@@ -142,6 +155,8 @@ class Server:
 
     def stop(self) -> None:
         """Stop the server, and wait until nothing of it is left."""
+        if self.running is not None:
+            shutil.rmtree(self.running.folder, ignore_errors=True)
         process, self._process = self._process, None
         if process is None:
             return
@@ -164,14 +179,26 @@ class Server:
         """
         process = self._process
         assert process is not None
-        with Watch(self.http_url, self.control_key, self._log or (lambda line: None)) as watch:
+        log = self._log or (lambda line: None)
+        follower = Follower(self.running, log) if self.running else None
+        with Watch(self.http_url, self.control_key, log, self.running and self.running.lock) as watch:
             while True:
+                if follower is not None:
+                    follower.look()
                 try:
                     code = process.wait(watch_every_s)
                     break
                 except subprocess.TimeoutExpired:
                     watch.look()
         raise ServerError(f"keep serving {self.repository}", self._death(code), self._death_fix())
+
+    def _describe(self) -> None:
+        """Tell publishers where it will be, if anything can be written beside the repository."""
+        running.live(self.repository)  # removes what dead ones left
+        if running.make_place(self.repository, self.id):
+            here = (self.http_url, self.control_key, os.getpid(), socket.gethostname())
+            self.running = running.Running(str(self.repository), self.id, *here)
+            self.running.describe()
 
     def _take_ports(self) -> None:
         given = {"http_port": self.http_port, "grpc_port": self.grpc_port, "metrics_port": self.metrics_port}
@@ -219,6 +246,7 @@ class Server:
         return [
             f"--id={self.id}",
             f"--model-repository={self.repository}",
+            *([f"--model-repository={self.running.folder}"] if self.running else []),
             f"--backend-directory={backends}",
             "--disable-auto-complete-config",
             "--model-control-mode=explicit",
@@ -286,15 +314,17 @@ class Server:
     def _check_golden_answers(self) -> None:
         for publication in self.published:
             with Client(self.http_url, model=publication.name, timeout_s=self.ready_within_s) as client:
-                for row, expected in list(zip(*golden(publication), strict=True))[:GOLDEN_ROWS]:
-                    _check_answer(publication, row, client.predict([row])[0].tolist(), expected)
+                for row, expected in list(zip(*golden(publication), strict=True))[: self.golden_rows]:
+                    if found := difference(row, client.predict([row])[0].tolist(), expected):
+                        asked = f"serve {publication.name} version {publication.version}"
+                        raise ServerError(asked, found, "export and publish the model again on this kind of machine")
 
 
-def _check_answer(publication: Publication, row: Row, answer: list[float], expected: list[float]) -> None:
-    if len(answer) != len(expected) or not np.allclose(answer, expected, rtol=0, atol=GOLDEN_TOLERANCE):
-        asked = f"serve {publication.name} version {publication.version}"
-        found = f"for the golden row {row[:60]!r} it answers {answer}, expected {expected}"
-        raise ServerError(asked, found, "export and publish the model again on this kind of machine")
+def difference(row: Row, answer: list[float], expected: list[float]) -> str:
+    """How an answer to a golden row is not the expected one, in words; empty when it is."""
+    if len(answer) == len(expected) and np.allclose(answer, expected, rtol=0, atol=GOLDEN_TOLERANCE):
+        return ""
+    return f"for the golden row {row[:60]!r} it answers {answer}, expected {expected}"
 
 
 def serve(
@@ -312,7 +342,8 @@ def serve(
     before it is ready.
     """
     previous = signal.signal(signal.SIGTERM, _interrupt)
-    serving = Server(repository, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port, log=log)
+    ports = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
+    serving = Server(repository, **ports, follows=True, log=log)
     try:
         with serving as server:
             try:

@@ -7,33 +7,44 @@ unloaded and loaded again. So `Watch.look`
 2. unloads and loads a model that answers that its worker is dead, and loads one that is not there;
 3. leaves ensembles for the end: they have no worker, and are there again when their steps are.
 
-The server's own model control does it, which listens only to who sends the key.
+The server's own model control does it, which listens only to who sends the key. While a publisher tells the server of
+another version it looks away, and models on trial (running.py) are none of its business.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
+from tldeploy.errors import StorageError
+from tldeploy.triton.locks import locked
+
 KEY_HEADER = "tldeploy-key"
+# In the name of a step on trial, before its version.
+ON_TRIAL = ".on-trial-"
 # Longer than a request that waits its turn on a busy server; one that takes longer is not taken for dead.
 PATIENCE_S = 60.0
 DEAD, ABSENT = "is not healthy", ("is not found", "is not ready", "has no available versions")
 
 
 class Watch:
-    """url: host:port of HTTP. key: for the server's model control. log: is told what was done."""
+    """url: host:port of HTTP. key: for the server's model control. log: is told what was done.
 
-    def __init__(self, url: str, key: str, log: Callable[[str], None]) -> None:
+    lock: what a publisher holds while it tells the server of another version.
+    """
+
+    def __init__(self, url: str, key: str, log: Callable[[str], None], lock: Path | None = None) -> None:
         import tritonclient.http
 
         self._client = tritonclient.http.InferenceServerClient(
             url, connection_timeout=PATIENCE_S, network_timeout=PATIENCE_S
         )
-        self._headers, self._log = {KEY_HEADER: key}, log
+        self._headers, self._log, self._lock = {KEY_HEADER: key}, log, lock
         self._configs: dict[str, dict[str, Any]] = {}
 
     def __enter__(self) -> Watch:
@@ -46,17 +57,24 @@ class Watch:
 
     def look(self) -> list[str]:
         """Ask every model; the names of those that were loaded again."""
+        alone = locked(self._lock, "watch the server", wait_s=0) if self._lock else contextlib.nullcontext()
         try:
-            self._configs = self._configs or self._read_configs()
+            with alone:
+                self._configs = self._read_configs()
+                return [name for name in self._configs if self._replaced(name)]
+        except StorageError:
+            return []
         except Exception as error:  # noqa: BLE001 — the client's errors are of many kinds; the next look tries again
             self._log(f"the models cannot be watched yet: {error}")
-        return [name for name in self._configs if self._replaced(name)]
+            return []
 
     def _read_configs(self) -> dict[str, dict[str, Any]]:
-        """The configuration of every model that is ready; ensembles last."""
+        """The configuration of every model that is ready, or was at an earlier look; ensembles last."""
         found = self._client.get_model_repository_index(headers=self._headers)
-        names = sorted({model["name"] for model in found if model.get("state") == "READY"})
-        configs = {name: self._client.get_model_config(name) for name in names}
+        there = {model["name"] for model in found if ON_TRIAL not in model["name"]}
+        ready = {model["name"] for model in found if model.get("state") == "READY"}
+        configs = {name: config for name, config in self._configs.items() if name in there}
+        configs |= {name: self._client.get_model_config(name) for name in sorted(there & ready)}
         return dict(sorted(configs.items(), key=lambda item: item[1].get("platform") == "ensemble"))
 
     def _replaced(self, name: str) -> bool:

@@ -1,0 +1,295 @@
+"""A server that runs takes what is published, rolled back or refused, without losing a request."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.tiny import ROWS, answer, write_export
+from tests.triton.asking import Log, asking
+from tests.triton.test_repository import check_loadable
+from tests.triton.test_server import owner
+from tldeploy.errors import RequestError, ServerError
+from tldeploy.recipe import Deploy
+from tldeploy.runtime.triton import Client
+from tldeploy.triton import running
+from tldeploy.triton.following import Follower
+from tldeploy.triton.keeping import rollback, verify
+from tldeploy.triton.repository import publish, published
+from tldeploy.triton.running import Running
+from tldeploy.triton.server import Server
+from tldeploy.triton.transaction import recover, versions
+from tldeploy.triton.watch import Watch
+
+ONE, TWO = Deploy(keep_versions=1), Deploy(keep_versions=2)
+ROW = ROWS[0]
+MORE_LABELS = ("a", "b", "c", "d")
+
+
+@pytest.fixture(scope="module")
+def exports(tiny_export: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    place = tmp_path_factory.mktemp("exports")
+    other, wide = write_export(place / "other", seed=1), write_export(place / "wide", labels=MORE_LABELS, seed=2)
+    return {"tiny": tiny_export, "other": other, "wide": wide}
+
+
+@pytest.fixture
+def server(exports: dict[str, Path], tmp_path: Path) -> Iterator[Server]:
+    """It follows its repository, and has loaded version 1 of `tiny`."""
+    publish(exports["tiny"], tmp_path / "repo", "tiny", ONE)
+    ports = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
+    with Server(tmp_path / "repo", **ports, follows=True) as server:
+        yield server
+
+
+def one_of(log: Log, exports: dict[str, Path], *names: str) -> bool:
+    """Whether every answer is that of one of these exports, and each of them has answered."""
+    expected = {name: answer(exports[name], [ROW])[0] for name in names}
+    seen = set()
+    for asked in log.requests:
+        fits = [n for n, e in expected.items() if len(e) == len(asked.answer) and np.allclose(e, asked.answer, atol=1e-5)]
+        if not fits:
+            return False
+        seen.update(fits)
+    return seen == set(names)
+
+
+def live_answer(server: Server) -> list[float]:
+    with Client(server.http_url, model="tiny") as client:
+        found: list[float] = client.predict([ROW])[0].tolist()
+    return found
+
+
+def on_trial(server: Server) -> list[str]:
+    assert server.running is not None
+    return [path.name for path in server.running.folder.iterdir() if path.is_dir()]
+
+
+@pytest.mark.parametrize("name", ["other", "wide"])
+def test_no_request_is_lost_while_a_version_is_published_and_rolled_back(
+    server: Server, exports: dict[str, Path], name: str
+) -> None:
+    with asking(server.http_url, "tiny", [ROW], connections=4) as log:
+        publish(exports[name], server.repository, "tiny", TWO)
+        assert live_answer(server) == pytest.approx(answer(exports[name], [ROW])[0], abs=1e-6)
+        rollback(server.repository, "tiny")
+        time.sleep(0.1)
+    assert log.errors == []
+    assert one_of(log, exports, "tiny", name)
+    assert live_answer(server) == pytest.approx(answer(exports["tiny"], [ROW])[0], abs=1e-6)
+    assert on_trial(server) == []
+
+
+def test_an_old_version_is_pruned_when_the_server_has_let_it_go(server: Server, exports: dict[str, Path]) -> None:
+    with asking(server.http_url, "tiny", [ROW], connections=2) as log:
+        publish(exports["other"], server.repository, "tiny", ONE)
+        time.sleep(0.1)
+    assert log.errors == []
+    assert versions(server.repository / "tiny.graph") == [2]
+    check_loadable(server.repository)
+
+
+def test_a_new_model_is_served_as_well(server: Server, exports: dict[str, Path]) -> None:
+    publish(exports["other"], server.repository, "second", ONE)
+    with Client(server.http_url, model="second") as client:
+        np.testing.assert_allclose(client.predict([ROW]), answer(exports["other"], [ROW]), atol=1e-6)
+
+
+def misdescribe(monkeypatch: pytest.MonkeyPatch, which: Callable[[str], bool]) -> None:
+    """Let the server get a configuration that it refuses, the first time that such a model is loaded."""
+    load, done = Running._load, []
+
+    def misload(self: Running, described: Any) -> None:
+        if which(described.name) and not done:
+            done.append(described.name)
+            described.input[0].data_type -= 1
+        load(self, described)
+
+    monkeypatch.setattr(Running, "_load", misload)
+
+
+@pytest.mark.parametrize(
+    ("refused", "name"),
+    [("tiny.graph.on-trial-2", "other"), ("tiny.graph", "other"), ("tiny.graph", "wide")],
+)
+def test_what_a_running_server_refuses_is_withdrawn_everywhere(
+    server: Server, exports: dict[str, Path], monkeypatch: pytest.MonkeyPatch, refused: str, name: str
+) -> None:
+    before = contents(server.repository)
+    misdescribe(monkeypatch, lambda loaded: loaded == refused)
+    with asking(server.http_url, "tiny", [ROW], connections=2) as log:
+        with pytest.raises(ServerError, match=f"publish version 2 of tiny: the running server at .* refuses {refused}"):
+            publish(exports[name], server.repository, "tiny", ONE)
+        time.sleep(0.1)
+    assert log.errors == []
+    assert one_of(log, exports, *["tiny"] if "trial" in refused else ["tiny", name])
+    assert contents(server.repository) == before
+    assert {path.name for path in server.repository.parent.glob(".repo.*")} == {".repo.lock", server_folder(server)}
+    assert live_answer(server) == pytest.approx(answer(exports["tiny"], [ROW])[0], abs=1e-6)
+    assert on_trial(server) == []
+    assert publish(exports["other"], server.repository, "tiny", ONE).version == 2
+
+
+def test_a_new_model_that_is_refused_is_gone_again(
+    server: Server, exports: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(server.repository)
+    misdescribe(monkeypatch, lambda loaded: loaded == "second.graph")
+    with pytest.raises(ServerError, match=r"refuses second\.graph"):
+        publish(exports["other"], server.repository, "second", ONE)
+    assert contents(server.repository) == before
+    assert live_answer(server) == pytest.approx(answer(exports["tiny"], [ROW])[0], abs=1e-6)
+    with pytest.raises(RequestError, match="unknown model"):
+        Client(server.http_url, model="second")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    found = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
+def server_folder(server: Server) -> str:
+    assert server.running is not None
+    return server.running.folder.name
+
+
+def test_where_a_server_is_and_its_key_are_for_its_owner_only(server: Server) -> None:
+    assert server.running is not None
+    file = server.running.folder / "server.json"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(server.running.folder.stat().st_mode) == 0o700
+    assert json.loads(file.read_text(encoding="utf-8"))["url"] == server.http_url
+    assert running.live(server.repository) == [server.running]
+    server.stop()
+    assert not server.running.folder.exists()
+    assert running.live(server.repository) == []
+
+
+def test_what_a_dead_server_left_is_ignored_and_removed(exports: dict[str, Path], tmp_path: Path) -> None:
+    repository = tmp_path / "repo"
+    publish(exports["tiny"], repository, "tiny", ONE)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    assert running.make_place(repository, "gone")
+    Running(str(repository), "gone", "127.0.0.1:1", "key", ended.pid, running.socket.gethostname()).describe()
+    assert publish(exports["other"], repository, "tiny", ONE).version == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".repo.lock", "repo"]
+
+
+def test_several_servers_on_one_repository_are_told(server: Server, exports: dict[str, Path]) -> None:
+    with owner(server.repository) as (_, _, _, url):
+        assert len(running.live(server.repository)) == 2
+        publish(exports["other"], server.repository, "tiny", ONE)
+        for each in (url, server.http_url):
+            with Client(each, model="tiny") as client:
+                np.testing.assert_allclose(client.predict([ROW]), answer(exports["other"], [ROW]), atol=1e-6)
+
+
+def cut_off(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """Let the publisher end when it would call that method of a server."""
+
+    def end(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Running, where, end)
+
+
+@pytest.mark.parametrize("where", ["try_out", "settle", "end_trial"])
+def test_what_a_killed_publisher_left_is_finished_in_the_server_too(
+    server: Server, exports: dict[str, Path], monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    with asking(server.http_url, "tiny", [ROW], connections=2) as log:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            cut_off(patch, where)
+            publish(exports["wide"], server.repository, "tiny", ONE)
+        check_loadable(server.repository)
+        recover(server.repository)
+        time.sleep(0.1)
+    assert log.errors == []
+    assert published(server.repository, "tiny").version == 2
+    assert live_answer(server) == pytest.approx(answer(exports["wide"], [ROW])[0], abs=1e-6)
+    assert on_trial(server) == []
+    assert versions(server.repository / "tiny.graph") == [2]
+    assert not any(found.damaged for found in verify(server.repository))
+
+
+def test_a_server_that_nobody_told_looks_by_itself(
+    server: Server, exports: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert server.running is not None
+    said: list[str] = []
+    follower = Follower(server.running, said.append)
+    assert follower.look() == []
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "live", lambda repository: [])  # as from a machine that shares the folder
+        publish(exports["wide"], server.repository, "tiny", ONE)
+    assert follower.look() == ["tiny"]
+    assert follower.look() == []
+    assert "version 2 is live" in said[0]
+    assert live_answer(server) == pytest.approx(answer(exports["wide"], [ROW])[0], abs=1e-6)
+
+
+def test_what_it_refuses_then_is_not_tried_again_and_again(
+    server: Server, exports: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert server.running is not None
+    said: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "live", lambda repository: [])
+        publish(exports["other"], server.repository, "tiny", ONE)
+    (server.repository / "tiny.graph" / "2" / "model.onnx").write_bytes(b"damaged")
+    follower = Follower(server.running, said.append)
+    assert follower.look() == []
+    assert "what was served stays" in said[-1]
+    said.clear()
+    assert follower.look() == []
+    assert said == []
+    assert live_answer(server) == pytest.approx(answer(exports["tiny"], [ROW])[0], abs=1e-6)
+    assert on_trial(server) == []
+
+
+def test_the_watch_looks_away_while_a_publisher_tells_the_server(server: Server, exports: dict[str, Path]) -> None:
+    assert server.running is not None
+    with Watch(server.http_url, server.control_key, print, server.running.lock) as watch:
+        assert watch.look() == []
+        with asking(server.http_url, "tiny", [ROW], connections=1) as log, running.held(server.repository, 0):
+            assert watch.look() == []
+            assert Follower(server.running, print).look() == []
+        publish(exports["wide"], server.repository, "tiny", ONE)
+        assert watch.look() == []  # it asks by the new configuration
+    assert log.errors == []
+
+
+def test_a_server_that_takes_a_connection_and_says_nothing_is_named(
+    exports: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = tmp_path / "repo"
+    publish(exports["tiny"], repository, "tiny", ONE)
+    monkeypatch.setattr(running, "ANSWERS_WITHIN_S", 0.3)
+    with running.socket.create_server(("127.0.0.1", 0)) as hanging:
+        url = f"127.0.0.1:{hanging.getsockname()[1]}"
+        assert running.make_place(repository, "hangs")
+        Running(str(repository), "hangs", url, "key", os.getpid(), running.socket.gethostname()).describe()
+        with pytest.raises(ServerError, match=f"the running server at {url} takes the connection"):
+            publish(exports["other"], repository, "tiny", ONE)
+    assert published(repository, "tiny").version == 1
+
+
+def test_a_server_without_a_place_beside_its_repository_still_serves(
+    exports: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(exports["tiny"], tmp_path / "repo", "tiny", ONE)
+    monkeypatch.setattr(running, "folder_of", lambda repository, server: tmp_path / "nowhere" / "at all")
+    with Server(tmp_path / "repo", http_port=0, grpc_port=0, metrics_port=0, follows=True) as server:
+        assert server.running is None
+        assert live_answer(server) == pytest.approx(answer(exports["tiny"], [ROW])[0], abs=1e-6)
+

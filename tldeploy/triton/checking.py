@@ -1,0 +1,42 @@
+"""Before a version is live: it is linted, loaded by a real server of its own, and asked every golden row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tldeploy.errors import QualityError, ServerError
+from tldeploy.progress import say
+from tldeploy.runtime.triton import Client
+from tldeploy.triton.lint.check import lint
+from tldeploy.triton.repository import Publication, all_published, golden
+from tldeploy.triton.server import READY_WITHIN_S, Server, difference
+
+FIX = "what is live stays live; export the model again, on this kind of machine"
+
+
+def check(candidate: Path) -> None:
+    """Check a repository with one version of one model in it; it is not changed.
+
+    Raises QualityError for errors that lint finds and for answers that differ, ServerError when the server does not
+    load it or fails.
+    """
+    (publication,) = all_published(candidate)
+    asked = f"publish version {publication.version} of {publication.name}"
+    say(f"checking version {publication.version} of {publication.name} in a server of its own")
+    if errors := [finding for finding in lint(candidate).findings if finding.severity == "error"]:
+        raise QualityError(asked, "; ".join(f"{each.place}: {each.found} ({each.rule})" for each in errors), FIX)
+    server = Server(candidate, http_port=0, grpc_port=0, metrics_port=0, golden_rows=0)
+    try:
+        with server:
+            found = _differences(server, publication)
+    except ServerError as error:
+        raise ServerError(asked, f"a server of its own cannot serve it: {error.found}", FIX) from error
+    if found:
+        raise QualityError(asked, found, FIX)
+
+
+def _differences(server: Server, publication: Publication) -> str:
+    """In words, the first golden row that is answered otherwise; empty when there is none."""
+    with Client(server.http_url, model=publication.name, timeout_s=READY_WITHIN_S) as client:
+        answers = ((row, client.predict([row])[0].tolist(), expected) for row, expected in zip(*golden(publication)))
+        return next(filter(None, (difference(*each) for each in answers)), "")
