@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,7 +23,7 @@ from tests.tiny import make_graph
 from tldeploy.errors import ServerError, UsageError
 from tldeploy.recipe import Deploy
 from tldeploy.runtime.triton import Client
-from tldeploy.triton import config
+from tldeploy.triton import config, transaction
 from tldeploy.triton.repository import publish
 from tldeploy.triton.server import Server
 
@@ -262,11 +261,15 @@ def test_no_server_outlives_an_owner_that_is_killed(repository: Path) -> None:
         assert not shared_memory(server_id)
 
 
-def test_a_server_starts_on_what_a_killed_publisher_left(repository: Path, tiny_export: Path) -> None:
-    staged = repository.with_name(".repo.publishing")
-    publish(tiny_export, repository.with_name("other"), "second", Deploy())
-    shutil.move(repository.with_name("other"), staged)
-    models = ["second.tokenize", "second.graph", "second"]
-    (staged / "plan.json").write_text(f'{{"models": {models}, "keep": [1]}}'.replace("'", '"'), encoding="utf-8")
+def test_a_server_starts_on_what_a_killed_publisher_left(
+    repository: Path, tiny_export: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(transaction, "_go_live", end)
+        publish(tiny_export, repository, "second", Deploy())
+    assert not (repository / "second").exists()
     with serving(repository) as server:
         assert [publication.name for publication in server.published] == ["second", "tiny"]

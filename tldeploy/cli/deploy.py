@@ -16,9 +16,9 @@ from tldeploy.cli.show import force_option, json_option, no_check_option, recipe
 def command(recipe: str, force: bool, no_check: bool, as_json: bool) -> None:
     """Publish the chosen variant to the Triton model repository, as a new version.
 
-    It is checked first: lint, and every golden row through a server of its own. Then it is live by one rename, and every
-    `tldeploy serve` that runs on the repository takes it without losing a request. Whatever fails leaves the old
-    version as it was.
+    It is checked first: lint, and every golden row through a server of its own. Then it is live by one rename, and
+    every `tldeploy serve` that runs on the repository takes it without losing a request. Whatever fails leaves the
+    old version as it was.
 
     \b
     Examples:

@@ -16,8 +16,8 @@ from tldeploy.cli.show import json_option, no_check_option, print_json
 def command(name: str, version: int | None, repository: str, no_check: bool, as_json: bool) -> None:
     """Make an older version that is kept live again; by default the newest before the live one.
 
-    It is checked and made live as `tldeploy deploy` does, in every `tldeploy serve` that runs on the repository too; the
-    version that was live stays on disk. How many are kept is `deploy.keep_versions` of the recipe.
+    It is checked and made live as `tldeploy deploy` does, in every `tldeploy serve` that runs on the repository too;
+    the version that was live stays on disk. How many are kept is `deploy.keep_versions` of the recipe.
 
     \b
     Examples:

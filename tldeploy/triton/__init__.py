@@ -2,6 +2,8 @@
 
 config.py        config.pbtxt as protobuf, from the graph
 repository.py    publish an export as a versioned model; transaction.py makes that atomic
+checking.py      try a version in a server of its own before it is live; candidate.py is one version by itself
+running.py       servers that run on a repository take another version; following.py: one that nobody has told looks
 keeping.py       roll back to an older version, verify every hash; lineage.py traces a served graph to its recipe
 lint/            what is wrong with anybody's repository
 tokenize_step.py the served tokenizing step; backends/ holds the server's Python backend for ONNX graphs

@@ -38,5 +38,6 @@ def check(candidate: Path) -> None:
 def _differences(server: Server, publication: Publication) -> str:
     """In words, the first golden row that is answered otherwise; empty when there is none."""
     with Client(server.http_url, model=publication.name, timeout_s=READY_WITHIN_S) as client:
-        answers = ((row, client.predict([row])[0].tolist(), expected) for row, expected in zip(*golden(publication)))
-        return next(filter(None, (difference(*each) for each in answers)), "")
+        pairs = zip(*golden(publication), strict=True)
+        found = (difference(row, client.predict([row])[0].tolist(), expected) for row, expected in pairs)
+        return next(filter(None, found), "")

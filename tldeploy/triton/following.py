@@ -14,7 +14,7 @@ from tldeploy.errors import ServerError, StorageError, TldeployError
 from tldeploy.triton.locks import locked
 from tldeploy.triton.repository import live_version
 from tldeploy.triton.running import Running
-from tldeploy.triton.transaction import CONFIG_FILE, alone_with
+from tldeploy.triton.transaction import alone_with
 
 
 class Follower:

@@ -42,7 +42,8 @@ def _acquire(handle: int, path: Path, asked: str, wait_s: float) -> None:
             waited_s = time.monotonic() - start
         if waited_s > wait_s:
             found = f"{path} has been held by others for {wait_s:.0f} s"
-            raise StorageError(asked, found, "wait until they have finished, or stop them, and run the same command again")
+            fix = "wait until they have finished, or stop them, and run the same command again"
+            raise StorageError(asked, found, fix)
         if waited_s > PATIENT_S and not told:
             told = True
             say(f"waiting for another tldeploy that holds {path}")

@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
 import shutil
 import socket
 from collections.abc import Iterator, Sequence
@@ -67,13 +66,13 @@ class Running:
     def describe(self) -> None:
         """Write server.json, at once or not at all."""
         new = self.folder / f"{DESCRIPTION}.new"
-        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as stream:
-            json.dump(asdict(self), stream)
+        new.touch(mode=0o600)
+        new.write_text(json.dumps(asdict(self)), encoding="utf-8")
         new.replace(self.folder / DESCRIPTION)
 
     def answers(self) -> bool:
         """Whether it listens. Raises ServerError when it takes the connection and does not answer."""
-        return _id_at(self.url) == self.id
+        return bool(_id_at(self.url) == self.id)
 
     def serves(self, ensemble: str, version: int) -> bool:
         """Whether requests to `ensemble` are answered by that version, and by steps that are not on trial."""

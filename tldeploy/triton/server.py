@@ -8,8 +8,8 @@
 5. every published model gives its golden answers: a server with a dead worker still says that it is ready.
 Leaving the block stops it: no process and no shared memory of it stays.
 
-While `wait` blocks, every model is asked now and then, and one whose worker is dead is loaded again (watch.py). A server
-that follows its repository takes what is published there meanwhile (running.py, following.py).
+While `wait` blocks, every model is asked now and then, and one whose worker is dead is loaded again (watch.py). A
+server that follows its repository takes what is published there meanwhile (running.py, following.py).
 
 `serve` is the same as a command: it blocks until Ctrl-C or SIGTERM.
 """
@@ -181,7 +181,7 @@ class Server:
         assert process is not None
         log = self._log or (lambda line: None)
         follower = Follower(self.running, log) if self.running else None
-        with Watch(self.http_url, self.control_key, log, self.running and self.running.lock) as watch:
+        with Watch(self.http_url, self.control_key, log, self.running.lock if self.running else None) as watch:
             while True:
                 if follower is not None:
                     follower.look()
@@ -342,8 +342,9 @@ def serve(
     before it is ready.
     """
     previous = signal.signal(signal.SIGTERM, _interrupt)
-    ports = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
-    serving = Server(repository, **ports, follows=True, log=log)
+    serving = Server(
+        repository, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port, follows=True, log=log
+    )
     try:
         with serving as server:
             try:

@@ -147,8 +147,9 @@ def _apply(repository: Path) -> ServerError | None:
                 try:
                     _go_live(repository, publishing, plan, servers)
                 except ServerError as error:
+                    asked = f"publish version {plan['version']} of {plan['models'][-1]}"
                     fix = "it serves on what it served, and so does the repository; look in its log, and publish again"
-                    refusal = ServerError(f"publish version {plan['version']} of {plan['models'][-1]}", error.found, fix)
+                    refusal = ServerError(asked, error.found, fix)
                     plan["withdrawn"] = True
                     write_file(plan_file, json.dumps(plan))
             if plan["withdrawn"]:
