@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tldeploy.errors import RequestError
 from tldeploy.runtime.triton.address import Address, Protocol, closed
 from tldeploy.runtime.triton.request import Request, plain
 from tldeploy.runtime.triton.served import (
@@ -50,12 +51,10 @@ class AsyncClient:
     async def __aenter__(self) -> Self:
         self._connection = self._library.InferenceServerClient(self.url, **self._options)
         try:
-            self._described = await self._describe()
+            self._learn(await self._describe())
         except BaseException:
             await self.close()
             raise
-        self.provider = self._described.provider
-        self.max_batch_size = self._described.rows.max_batch_size or 1
         return self
 
     async def __aexit__(
@@ -65,15 +64,15 @@ class AsyncClient:
 
     async def predict(self, rows: Sequence[Row]) -> NDArray[np.float32]:
         """See Client.predict."""
-        return probabilities([await self._infer(request) for request in self._served.row_requests(rows)])
+        return probabilities(await self._answers(lambda served: served.row_requests(rows)))
 
     async def predict_tensors(self, tensors: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """See Client.predict_tensors."""
-        return probabilities([await self._infer(request) for request in self._served.tensor_requests(tensors)])
+        return probabilities(await self._answers(lambda served: served.tensor_requests(tensors)))
 
     async def classify(self, rows: Sequence[Row], top: int = 1) -> list[list[Classification]]:
         """See Client.classify."""
-        answers = [await self._infer(request) for request in self._served.row_requests(rows, top)]
+        answers = await self._answers(lambda served: served.row_requests(rows, top))
         return classifications(answers, len(rows))
 
     async def close(self) -> None:
@@ -93,6 +92,21 @@ class AsyncClient:
         config = configuration(await self._ask("get_model_config", self.model))
         last = configuration(await self._ask("get_model_config", last_step(config)[0]))
         return Served.of(server["version"], config, last)
+
+    def _learn(self, served: Served) -> None:
+        self._described = served
+        self.provider, self.max_batch_size = served.provider, served.rows.max_batch_size or 1
+
+    async def _answers(self, requests: Callable[[Served], list[Request]]) -> list[NDArray[Any]]:
+        """See Client._answers."""
+        known = self._served
+        try:
+            return [await self._infer(request) for request in requests(known)]
+        except RequestError:
+            if (now := await self._describe()) == known:
+                raise
+            self._learn(now)
+            return [await self._infer(request) for request in requests(now)]
 
     async def _infer(self, request: Request) -> NDArray[Any]:
         return request.read(await self._ask("infer", **request.arguments(self._library)))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tldeploy.errors import ServerError
+from tldeploy.errors import RequestError, ServerError
 from tldeploy.runtime.triton.address import Address, Protocol, closed
 from tldeploy.runtime.triton.memory import SharedMemory
 from tldeploy.runtime.triton.request import Request, plain
@@ -60,14 +60,12 @@ class Client:
         self._closed = False
         self._memory = SharedMemory(self._ask) if shared_memory else None
         try:
-            self._served = self._describe()
+            self._learn(self._describe())
             if self._memory:
                 self._check_memory(self._memory)
         except BaseException:
             self.close()
             raise
-        self.provider = self._served.provider
-        self.max_batch_size = self._served.rows.max_batch_size or 1
 
     def __enter__(self) -> Self:
         return self
@@ -84,20 +82,21 @@ class Client:
 
         Raises UsageError for what is no list of rows, RequestError and ServerError.
         """
-        return probabilities([self._infer(request) for request in self._served.row_requests(rows)])
+        return probabilities(self._answers(lambda served: served.row_requests(rows)))
 
     def predict_tensors(self, tensors: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """Probabilities of rows that are encoded already, by the graph alone: float32 [rows, classes].
 
-        tensors: by name, what the graph takes; they are the version's that was live when the client was made.
+        tensors: by name, what the graph takes; they are the version's that was live when the client was made, for as
+        long as it is served.
 
         Raises UsageError that names all wrong names, dtypes and shapes, RequestError and ServerError.
         """
-        return probabilities([self._infer(request) for request in self._served.tensor_requests(tensors)])
+        return probabilities(self._answers(lambda served: served.tensor_requests(tensors)))
 
     def classify(self, rows: Sequence[Row], top: int = 1) -> list[list[Classification]]:
         """The `top` most probable labels of each row, best first."""
-        answers = [self._infer(request) for request in self._served.row_requests(rows, top)]
+        answers = self._answers(lambda served: served.row_requests(rows, top))
         return classifications(answers, len(rows))
 
     def close(self) -> None:
@@ -123,6 +122,21 @@ class Client:
         except ServerError as error:
             fix = "run the client on the server's machine (in Docker, with --ipc=host), or without shared_memory"
             raise ServerError(f"share memory with the server at {self.url}", error.found, fix) from error
+
+    def _learn(self, served: Served) -> None:
+        self._served = served
+        self.provider, self.max_batch_size = served.provider, served.rows.max_batch_size or 1
+
+    def _answers(self, requests: Callable[[Served], list[Request]]) -> list[NDArray[Any]]:
+        """The answers to the parts of one call. What is refused is asked again if another version is live by now."""
+        known = self._served
+        try:
+            return [self._infer(request) for request in requests(known)]
+        except RequestError:
+            if (now := self._describe()) == known:
+                raise
+            self._learn(now)
+            return [self._infer(request) for request in requests(now)]
 
     def _infer(self, request: Request) -> NDArray[Any]:
         if self._memory is None:
