@@ -101,11 +101,13 @@ def _tensor(value: Any, asked: str) -> Tensor:
     return Tensor(value.name, datatype, tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in dims))
 
 
-def step_config(name: str, given: str, signature: Signature, versions: Sequence[int], settings: Deploy) -> ModelConfig:
-    """The step from what clients send, BYTES [batch, 1] named `given`, to the graph's inputs."""
+def step_config(
+    name: str, given: str, outputs: Sequence[Tensor], versions: Sequence[int], settings: Deploy
+) -> ModelConfig:
+    """A step of ours from what clients send, BYTES [batch, 1] named `given`; mostly to the graph's inputs."""
     config = _model(name, "python", versions, settings)
     _add_tensor(config.input, Tensor(given, "TYPE_STRING", (-1, 1)))
-    for tensor in signature.inputs:
+    for tensor in outputs:
         _add_tensor(config.output, tensor)
     _batch(config, settings)
     _instances(config, settings)
@@ -142,14 +144,31 @@ def ensemble_config(
     steps: the names of the preprocessing step and of the graph; the ensemble pins their version.
     """
     preprocess, graph = steps
+    config = _ensemble(name, given, signature, version, settings)
+    between = {tensor.name: tensor.name for tensor in signature.inputs}
+    _add_step(config, preprocess, version, {given: given}, between)
+    _add_step(config, graph, version, between, {tensor.name: tensor.name for tensor in signature.outputs})
+    return config
+
+
+def split_config(
+    name: str, split: tuple[str, int], given: str, signature: Signature, version: int, settings: Deploy
+) -> ModelConfig:
+    """The model that clients call while a canary is on trial: it hands everything to `split`, a model and its version.
+
+    version: what `ensemble_config` would serve, had the trial not begun.
+    """
+    config = _ensemble(name, given, signature, version, settings)
+    _add_step(config, *split, {given: given}, {tensor.name: tensor.name for tensor in signature.outputs})
+    return config
+
+
+def _ensemble(name: str, given: str, signature: Signature, version: int, settings: Deploy) -> ModelConfig:
     config = _model(name, "", [version], settings)
     config.platform = "ensemble"
     _add_tensor(config.input, Tensor(given, "TYPE_STRING", (-1, 1)))
     for tensor in signature.outputs:
         _add_tensor(config.output, tensor)
-    between = {tensor.name: tensor.name for tensor in signature.inputs}
-    _add_step(config, preprocess, version, {given: given}, between)
-    _add_step(config, graph, version, between, {tensor.name: tensor.name for tensor in signature.outputs})
     return config
 
 

@@ -92,7 +92,7 @@ def _stage(staging: Path, repository: Path, manifest: Manifest, live: int) -> No
     # Until the ensemble has changed, the steps also serve what it still pins.
     both = sorted({*served, live}) if _shape(repository, ensemble, live) == details["shape"] else served
     for file, now in ((CONFIG_FILE, both), (LATER_CONFIG, served)):
-        _write(staging / step / file, config.to_text(config.step_config(step, given, signature, now, settings)))
+        _write(staging / step / file, config.to_text(config.step_config(step, given, signature.inputs, now, settings)))
         _write(staging / graph / file, config.to_text(config.graph_config(graph, signature, now, settings)))
     _write(staging / graph / LABELS_FILE, "".join(f"{label}\n" for label in manifest.labels))
     pinned = config.ensemble_config(ensemble, (step, graph), given, signature, version, settings)

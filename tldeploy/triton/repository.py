@@ -249,7 +249,7 @@ def _stage_step(model: Path, release: _Release) -> None:
     _write_configs(
         model,
         release,
-        lambda served: config.step_config(model.name, step.input, release.signature, served, release.settings),
+        lambda served: config.step_config(model.name, step.input, release.signature.inputs, served, release.settings),
     )
 
 

@@ -18,7 +18,7 @@ from tldeploy.runtime.triton.served import (
     Served,
     classifications,
     configuration,
-    last_step,
+    next_model,
     probabilities,
 )
 from tldeploy.tasks.classification import Row
@@ -89,9 +89,10 @@ class AsyncClient:
 
     async def _describe(self) -> Served:
         server = plain(await self._ask("get_server_metadata"))
-        config = configuration(await self._ask("get_model_config", self.model))
-        last = configuration(await self._ask("get_model_config", last_step(config)[0]))
-        return Served.of(server["version"], config, last)
+        configs = [configuration(await self._ask("get_model_config", self.model))]
+        while behind := next_model(configs[-1]):
+            configs.append(configuration(await self._ask("get_model_config", behind[0])))
+        return Served.of(server["version"], configs)
 
     def _learn(self, served: Served) -> None:
         self._described = served

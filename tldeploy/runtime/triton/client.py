@@ -20,7 +20,7 @@ from tldeploy.runtime.triton.served import (
     Served,
     classifications,
     configuration,
-    last_step,
+    next_model,
     probabilities,
 )
 from tldeploy.tasks.classification import Row
@@ -110,9 +110,10 @@ class Client:
 
     def _describe(self) -> Served:
         server = plain(self._ask("get_server_metadata"))
-        config = configuration(self._ask("get_model_config", self.model))
-        last = configuration(self._ask("get_model_config", last_step(config)[0]))
-        return Served.of(server["version"], config, last)
+        configs = [configuration(self._ask("get_model_config", self.model))]
+        while behind := next_model(configs[-1]):
+            configs.append(configuration(self._ask("get_model_config", behind[0])))
+        return Served.of(server["version"], configs)
 
     def _check_memory(self, memory: SharedMemory) -> None:
         """Raise ServerError unless the server takes a region of ours: one elsewhere cannot find it."""

@@ -51,15 +51,18 @@ def configuration(answer: Any) -> dict[str, Any]:
     return inner
 
 
-def last_step(config: Mapping[str, Any]) -> tuple[str, str]:
-    """The name and version of the model that gives a configured model's output: itself, or an ensemble's last step.
+def next_model(config: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The name and version of the model whose output a configured model gives: an ensemble's last step, or, of the one
+    that splits requests between a canary and the stable version, the stable one; None for a model that computes.
 
     The version is empty for the newest one.
     """
     if steps := config.get("ensemble_scheduling", {}).get("step", []):
         version = int(steps[-1].get("model_version", -1))
         return steps[-1]["model_name"], str(version) if version > 0 else ""
-    return config["name"], ""
+    if stable := config.get("parameters", {}).get("stable"):
+        return stable["string_value"], ""
+    return None
 
 
 @dataclass(frozen=True)
@@ -108,10 +111,11 @@ class Served:
     provider: str
 
     @classmethod
-    def of(cls, version: str, config: Mapping[str, Any], last: Mapping[str, Any]) -> Served:
-        """version: of the server. config, last: of the model, and of its last step."""
-        graph = Endpoint.of(last, last_step(config)[1])
-        return cls(Endpoint.of(config), graph, f"Triton {version}, {last['backend']}")
+    def of(cls, version: str, configs: Sequence[Mapping[str, Any]]) -> Served:
+        """version: of the server. configs: of the model, and of each `next_model` behind it."""
+        *before, graph = configs
+        _, pinned = (next_model(before[-1]) if before else None) or ("", "")
+        return cls(Endpoint.of(configs[0]), Endpoint.of(graph, pinned), f"Triton {version}, {graph['backend']}")
 
     def row_requests(self, rows: Sequence[Row], class_count: int = 0) -> list[Request]:
         """One for each batch of rows. Raises UsageError for what is no list of rows, RequestError for a bad text."""

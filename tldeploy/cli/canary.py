@@ -1,0 +1,89 @@
+"""tldeploy canary"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tldeploy.cli.show import json_option, print_json
+
+if TYPE_CHECKING:
+    from tldeploy.triton.comparison import Comparison
+
+
+class Share(click.ParamType):
+    """A share of the requests, between 0 and 1: `10%`, or `0.1`."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            share = float(str(value).removesuffix("%")) / (100 if str(value).endswith("%") else 1)
+        except ValueError:
+            share = -1
+        if not 0 < share < 1:
+            self.fail(f"{value!r} is not a share of the requests, such as 10% or 0.1", param, ctx)
+        return share
+
+
+SHARE = Share()
+
+
+@click.command("canary")
+@click.argument("name")
+@click.option("--promote", "decision", flag_value="promote", help="Make the canary the live version.")
+@click.option(
+    "--drop", "decision", flag_value="drop", help="Leave the live version alone, and keep the canary on disk."
+)
+@click.option("--share", type=SHARE, help="Give the canary another share of the requests, such as 25%.")
+@click.option("--repository", default="triton_repo", show_default=True, help="The model repository.")
+@json_option
+def command(name: str, decision: str | None, share: float | None, repository: str, as_json: bool) -> None:
+    """Compare a canary with the live version, by what running servers counted; then keep one of the two.
+
+    `tldeploy deploy RECIPE --canary 10%` starts one. Every request that it answers is put to the live version as well.
+
+    \b
+    Examples:
+      tldeploy canary review-sentiment
+      tldeploy canary review-sentiment --share 50%
+      tldeploy canary review-sentiment --promote
+    """
+    from tldeploy import serving
+
+    if decision and share is not None:
+        raise click.UsageError("--share is for a trial that goes on; --promote and --drop end it")
+    found = serving.canary(name, decision, share, repository)
+    if as_json:
+        print_json(found.as_json() | {"decision": decision})
+        return
+    print(described(found))
+    trial = found.trial
+    if decision:
+        live = trial.canary if decision == "promote" else trial.stable
+        print(f"{name}, version {live}, is live")
+    else:
+        print(f"end it: tldeploy canary {name} --promote, or --drop")
+
+
+def described(found: Comparison) -> str:
+    """What was counted, in words."""
+    trial = found.trial
+    lines = [
+        f"{trial.name}: version {trial.canary} answers {100 * trial.share:g} % of requests, {trial.stable} the rest",
+        f"  asked    {found.asked:,} times; failed {found.failed:,}, refused by both {found.refused:,}",
+    ]
+    if found.agreement and found.drift is not None:
+        agreed = found.agreement
+        lines.append(
+            f"  labels   the same in {100 * agreed.value:.1f} % [{100 * agreed.low:.1f}, {100 * agreed.high:.1f}]; "
+            f"probabilities differ by {found.drift:.3f} in the mean"
+        )
+    if found.lag_ms:
+        lag = found.lag_ms
+        lines.append(
+            f"  latency  {found.canary_ms:.1f} ms beside {found.stable_ms:.1f}, both asked at once: "
+            f"{lag.value:+.1f} ms [{lag.low:+.1f}, {lag.high:+.1f}]"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,115 @@
+"""The splitting step of a model on trial: each request goes to the stable version, or to the canary.
+
+`tldeploy deploy --canary` copies this file as `model.py` into `<name>.split/1/`. It runs in a Triton worker, with numpy
+and nothing of tldeploy, and asks the two ensembles inside the server. Parameters of its configuration: `stable` and
+`canary`, their names; `version`, the canary's; `share`, of the requests that the canary answers, drawn at random.
+
+A request for the canary is asked of both at the same time, so that their answers and latencies are compared on the same
+requests under the same load; it is answered when both have. The canary's answer is given, or, where it fails, the
+stable one's: a canary that breaks loses no request. What was found is in the server's metrics:
+
+tldeploy_canary_requests_total     {model, version, found}: `same` label, `other` label, `failed`, `refused` by both
+tldeploy_canary_drift_total        {model, version}: the largest difference of each pair of answers, added up
+tldeploy_canary_seconds_total      {model, version, arm}: latencies of those that both answered, added up
+tldeploy_canary_lag_seconds        {model, version}: canary minus stable, added up
+tldeploy_canary_lag_seconds_squared  {model, version}: the same, squared
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+FOUND = ("same", "other", "failed", "refused")
+ARMS = ("stable", "canary")
+
+
+class TritonPythonModel:
+    @staticmethod
+    def auto_complete_config(auto_complete_model_config: Any) -> Any:
+        return auto_complete_model_config
+
+    def initialize(self, args: dict[str, str]) -> None:
+        config = json.loads(args["model_config"])
+        parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
+        self.names = {arm: parameters[arm] for arm in ARMS}
+        self.share = float(parameters["share"])
+        self.inputs = [tensor["name"] for tensor in config["input"]]
+        self.outputs = [tensor["name"] for tensor in config["output"]]
+        self.metrics = Metrics({"model": config["name"].removesuffix(".split"), "version": parameters["version"]})
+
+    async def execute(self, requests: list[Any]) -> list[Any]:
+        return await asyncio.gather(*(self._answer(request) for request in requests))
+
+    async def _answer(self, request: Any) -> Any:
+        tensors = [pb_utils.get_input_tensor_by_name(request, name) for name in self.inputs]
+        if random.random() >= self.share:
+            response, _ = await self._ask("stable", tensors)
+            return response
+        arms = random.sample(ARMS, 2)  # whoever is asked first must not always be the same
+        asked = dict(zip(arms, await asyncio.gather(*(self._ask(arm, tensors) for arm in arms)), strict=True))
+        (stable, stable_s), (canary, canary_s) = asked["stable"], asked["canary"]
+        if canary.has_error():
+            self.metrics.count("refused" if stable.has_error() else "failed")
+            return stable
+        if not stable.has_error():
+            self.metrics.compare(first(stable), first(canary), stable_s, canary_s)
+        return canary
+
+    async def _ask(self, arm: str, tensors: list[Any]) -> tuple[Any, float]:
+        """The answer of one of the two, and how many seconds it took."""
+        request = pb_utils.InferenceRequest(
+            model_name=self.names[arm], requested_output_names=self.outputs, inputs=tensors
+        )
+        start = time.perf_counter()
+        answer = await request.async_exec()
+        seconds = time.perf_counter() - start
+        if answer.has_error():
+            return pb_utils.InferenceResponse(error=answer.error()), seconds
+        return pb_utils.InferenceResponse(output_tensors=answer.output_tensors()), seconds
+
+
+class Metrics:
+    """Counters that all instances of this model share; labels: of the model and the version."""
+
+    def __init__(self, labels: dict[str, str]) -> None:
+        counter, gauge = pb_utils.MetricFamily.COUNTER, pb_utils.MetricFamily.GAUGE
+        self.families = {
+            "requests_total": family("requests_total", "Requests that the canary was asked", counter),
+            "drift_total": family("drift_total", "Largest difference of each pair of answers, added up", counter),
+            "seconds_total": family("seconds_total", "Latencies of those that both answered, added up", counter),
+            "lag_seconds": family("lag_seconds", "Latency of the canary minus the stable one's, added up", gauge),
+            "lag_seconds_squared": family("lag_seconds_squared", "The same, squared before", gauge),
+        }
+        each = self.families
+        self.requests = {found: each["requests_total"].Metric(labels=labels | {"found": found}) for found in FOUND}
+        self.seconds = {arm: each["seconds_total"].Metric(labels=labels | {"arm": arm}) for arm in ARMS}
+        self.drift = each["drift_total"].Metric(labels=labels)
+        self.lag = each["lag_seconds"].Metric(labels=labels)
+        self.lag_squared = each["lag_seconds_squared"].Metric(labels=labels)
+
+    def count(self, found: str) -> None:
+        self.requests[found].increment(1)
+
+    def compare(self, stable: Any, canary: Any, stable_s: float, canary_s: float) -> None:
+        """stable, canary: probabilities, float [rows, classes]."""
+        self.count("same" if (stable.argmax(axis=-1) == canary.argmax(axis=-1)).all() else "other")
+        self.drift.increment(float(np.abs(stable - canary).max(initial=0.0)))
+        self.seconds["stable"].increment(stable_s)
+        self.seconds["canary"].increment(canary_s)
+        self.lag.increment(canary_s - stable_s)
+        self.lag_squared.increment((canary_s - stable_s) ** 2)
+
+
+def family(name: str, description: str, kind: Any) -> Any:
+    return pb_utils.MetricFamily(name=f"tldeploy_canary_{name}", description=description, kind=kind)
+
+
+def first(response: Any) -> Any:
+    return response.output_tensors()[0].as_numpy()
