@@ -29,7 +29,7 @@ def graph(tmp_path: Path) -> Path:
 def all_configs(graph: Path, settings: Deploy) -> list[Any]:
     signature = read_signature(graph)
     return [
-        config.step_config("m.tokenize", "text", signature, [1, 2], settings),
+        config.step_config("m.tokenize", "text", signature.inputs, [1, 2], settings),
         config.graph_config("m.graph", signature, [1, 2], settings),
         config.ensemble_config("m", ("m.tokenize", "m.graph"), "text", signature, 2, settings),
     ]
