@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     )
     from tldeploy.recipe import Recipe
     from tldeploy.runtime.triton import AsyncClient, Client
-    from tldeploy.serving import doctor, lint, manifests, predict, rollback, serve, trace, verify
+    from tldeploy.serving import canary, doctor, lint, manifests, predict, rollback, serve, trace, verify
 
 __version__ = "0.1.0"
 
@@ -53,7 +53,7 @@ _HOMES = {
         "tldeploy.pipeline",
     ),
     **dict.fromkeys(
-        ("doctor", "lint", "manifests", "predict", "rollback", "serve", "trace", "verify"),
+        ("canary", "doctor", "lint", "manifests", "predict", "rollback", "serve", "trace", "verify"),
         "tldeploy.serving",
     ),
 }
@@ -62,6 +62,7 @@ __all__ = [
     "Client",
     "Recipe",
     "bench",
+    "canary",
     "deploy",
     "doctor",
     "export",

@@ -165,22 +165,27 @@ def explain(recipe: RecipeLike) -> list[Explained]:
     return run_explain(behind["export"], exported, tuned)
 
 
-def deploy(recipe: RecipeLike, force: bool = False, check: bool = True) -> Outcome:
+def deploy(recipe: RecipeLike, force: bool = False, check: bool = True, canary: float | None = None) -> Outcome:
     """Publish the chosen variant to the model repository, as a new version.
 
-    check: it has to pass a server of its own first; without, the deploy artifact says so.
+    check: it has to pass a server of its own first; without, the deploy artifact says so. canary: instead, the share of
+    the requests (0 .. 1) that it answers beside the live version.
     """
     from tldeploy.triton import checking, lineage, repository
+    from tldeploy.triton.canary import lifecycle
 
     recipe = _loaded(recipe)
     exported, place = recipe.path("onnx"), recipe.path(recipe.deploy.repository)
     say(f"deploy: {recipe.name} to {place}")
+    passing = checking.check if check else None
     skipped = not force and repository.is_current(exported, place, recipe.name, recipe.deploy, checked=check)
     if skipped:
         live = repository.published(place, recipe.name)
+    elif canary is not None:
+        behind = lineage.record(recipe, place)
+        _, live = lifecycle.start(exported, place, recipe.name, recipe.deploy, canary, behind, passing)
     else:
         behind = lineage.record(recipe, place)
-        passing = checking.check if check else None
         live = repository.publish(exported, place, recipe.name, recipe.deploy, behind, passing)
     outcome = Outcome("deploy", live.path, skipped, live.manifest)
     _tell(outcome)

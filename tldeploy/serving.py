@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tldeploy.engines import Protocol
 
 if TYPE_CHECKING:
     from tldeploy.environment import Check
+    from tldeploy.triton.canary.comparison import Comparison
     from tldeploy.triton.keeping import Verified
     from tldeploy.triton.lineage import Trace
     from tldeploy.triton.lint.check import Lint
@@ -123,6 +124,31 @@ def rollback(
     from tldeploy.triton import checking, keeping
 
     return keeping.rollback(Path(repository), name, version, checking.check if check else None)
+
+
+def canary(
+    name: str,
+    decision: Literal["promote", "drop"] | None = None,
+    share: float | None = None,
+    repository: str | Path = "triton_repo",
+    metrics: Sequence[str] = (),
+) -> Comparison:
+    """What running servers counted of a canary and the live version; then what was decided is done.
+
+    share: of the requests, 0 .. 1, that it answers from now on. metrics: URLs of further servers' metrics, such as
+    http://host:8002/metrics; those of `tldeploy serve` on this machine are found by themselves.
+
+    Raises ArtifactError when there is no canary, ServerError when metrics cannot be read.
+    """
+    from tldeploy.triton.canary import comparison, lifecycle
+
+    place = Path(repository)
+    found = comparison.compare(lifecycle.find(place, name), comparison.read_metrics(place, metrics))
+    if decision:
+        (lifecycle.promote if decision == "promote" else lifecycle.drop)(place, name)
+    elif share is not None:
+        found = replace(found, canary=lifecycle.change_share(place, name, share))
+    return found
 
 
 def trace(name: str, version: int | None = None, repository: str | Path = "triton_repo") -> Trace:

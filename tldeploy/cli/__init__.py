@@ -17,6 +17,7 @@ import click
 from tldeploy import __version__
 from tldeploy.cli import (
     bench,
+    canary,
     deploy,
     doctor,
     export,
@@ -60,7 +61,7 @@ Every verb takes --json: the last line of standard output is then one JSON objec
 """
 VERBS = (
     *(init, rank, run, fetch, find_rate, tune, search, export, deploy, serve, predict, bench),
-    *(manifests, lint, rollback, trace, verify, doctor),
+    *(manifests, lint, canary, rollback, trace, verify, doctor),
 )
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from tldeploy.cli.show import json_option, print_json
 
 if TYPE_CHECKING:
-    from tldeploy.triton.comparison import Comparison
+    from tldeploy.triton.canary.comparison import Comparison
 
 
-class Share(click.ParamType):
+class Share(click.ParamType[float, Any]):
     """A share of the requests, between 0 and 1: `10%`, or `0.1`."""
 
     name = "share"
@@ -37,9 +37,19 @@ SHARE = Share()
     "--drop", "decision", flag_value="drop", help="Leave the live version alone, and keep the canary on disk."
 )
 @click.option("--share", type=SHARE, help="Give the canary another share of the requests, such as 25%.")
+@click.option(
+    "--metrics", multiple=True, metavar="URL", help="Metrics of a server elsewhere: http://host:8002/metrics."
+)
 @click.option("--repository", default="triton_repo", show_default=True, help="The model repository.")
 @json_option
-def command(name: str, decision: str | None, share: float | None, repository: str, as_json: bool) -> None:
+def command(
+    name: str,
+    decision: Literal["promote", "drop"] | None,
+    share: float | None,
+    metrics: tuple[str, ...],
+    repository: str,
+    as_json: bool,
+) -> None:
     """Compare a canary with the live version, by what running servers counted; then keep one of the two.
 
     `tldeploy deploy RECIPE --canary 10%` starts one. Every request that it answers is put to the live version as well.
@@ -53,25 +63,25 @@ def command(name: str, decision: str | None, share: float | None, repository: st
     from tldeploy import serving
 
     if decision and share is not None:
-        raise click.UsageError("--share is for a trial that goes on; --promote and --drop end it")
-    found = serving.canary(name, decision, share, repository)
+        raise click.UsageError("--share is for a canary that goes on; --promote and --drop end it")
+    found = serving.canary(name, decision, share, repository, metrics)
     if as_json:
         print_json(found.as_json() | {"decision": decision})
         return
     print(described(found))
-    trial = found.trial
     if decision:
-        live = trial.canary if decision == "promote" else trial.stable
-        print(f"{name}, version {live}, is live")
+        print(
+            "the canary is live" if decision == "promote" else f"version {found.canary.stable} answers everything again"
+        )
     else:
         print(f"end it: tldeploy canary {name} --promote, or --drop")
 
 
 def described(found: Comparison) -> str:
     """What was counted, in words."""
-    trial = found.trial
+    canary = found.canary
     lines = [
-        f"{trial.name}: version {trial.canary} answers {100 * trial.share:g} % of requests, {trial.stable} the rest",
+        f"{canary.name}: the canary answers {100 * canary.share:g} % of the requests, version {canary.stable} the rest",
         f"  asked    {found.asked:,} times; failed {found.failed:,}, refused by both {found.refused:,}",
     ]
     if found.agreement and found.drift is not None:

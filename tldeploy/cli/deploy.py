@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from tldeploy.cli import show
+from tldeploy.cli.canary import SHARE
 from tldeploy.cli.show import force_option, json_option, no_check_option, recipe_argument
 
 
@@ -12,8 +13,11 @@ from tldeploy.cli.show import force_option, json_option, no_check_option, recipe
 @recipe_argument
 @force_option
 @no_check_option
+@click.option(
+    "--canary", type=SHARE, help="Let it answer a share of the requests, such as 10%, beside the live version."
+)
 @json_option
-def command(recipe: str, force: bool, no_check: bool, as_json: bool) -> None:
+def command(recipe: str, force: bool, no_check: bool, canary: float | None, as_json: bool) -> None:
     """Publish the chosen variant to the Triton model repository, as a new version.
 
     It is checked first: lint, and every golden row through a server of its own. Then it is live by one rename, and
@@ -25,10 +29,11 @@ def command(recipe: str, force: bool, no_check: bool, as_json: bool) -> None:
       tldeploy deploy models/review-sentiment
       tldeploy deploy models/review-sentiment --force    # a new version of the same graph
       tldeploy deploy models/review-sentiment --no-check # on a build machine without a server
+      tldeploy deploy models/review-sentiment --canary 10%
     """
     from tldeploy import pipeline
 
-    outcome = pipeline.deploy(recipe, force, check=not no_check)
+    outcome = pipeline.deploy(recipe, force, check=not no_check, canary=canary)
     name, version = outcome.manifest.name, int(outcome.folder.name)
     if as_json:
         show.print_json(show.outcome_json(outcome) | {"name": name, "version": version})

@@ -151,15 +151,10 @@ def ensemble_config(
     return config
 
 
-def split_config(
-    name: str, split: tuple[str, int], given: str, signature: Signature, version: int, settings: Deploy
-) -> ModelConfig:
-    """The model that clients call while a canary is on trial: it hands everything to `split`, a model and its version.
-
-    version: what `ensemble_config` would serve, had the trial not begun.
-    """
-    config = _ensemble(name, given, signature, version, settings)
-    _add_step(config, *split, {given: given}, {tensor.name: tensor.name for tensor in signature.outputs})
+def entry_config(name: str, step: tuple[str, int], given: str, signature: Signature, settings: Deploy) -> ModelConfig:
+    """The model that clients call while another, a name and a version, decides who answers; of that same version."""
+    config = _ensemble(name, given, signature, step[1], settings)
+    _add_step(config, *step, {given: given}, {tensor.name: tensor.name for tensor in signature.outputs})
     return config
 
 

@@ -10,7 +10,7 @@ the last of these renames a server must not load; the next tldeploy command fini
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,12 @@ from tldeploy.errors import ArtifactError
 from tldeploy.recipe import Deploy
 from tldeploy.triton import config
 from tldeploy.triton.config import LABELS_FILE
-from tldeploy.triton.repository import Publication, live_version, published
+from tldeploy.triton.repository import Publication, live_version, published, refuse_beside_a_canary
 from tldeploy.triton.steps import step_of
 from tldeploy.triton.transaction import CONFIG_FILE, LATER_CONFIG, Check, begin, commit, recover, versions
 
-# In the ensemble's folder: the version that a rollback made live, and the hashes of the configurations it wrote.
-ROLLED_BACK = "rollback.json"
+# In the ensemble's folder: the live version, and the hashes of configurations that were written after its publication.
+CONFIGURED = "configured.json"
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,10 @@ def rollback(repository: Path, name: str, version: int | None = None, check: Che
         if version not in kept:
             asked, known = f"roll {name} back to version {version}", ", ".join(map(str, kept))
             raise ArtifactError(asked, f"it is not kept (kept: {known})", "name one that is kept")
+        refuse_beside_a_canary(repository, name, f"roll {name} back")
         if version != live:
             manifest = _intact(repository, name, version)
-            _stage(staging, repository, manifest, live)
+            stage_configurations(staging, repository, manifest, kept)
             commit(repository, manifest.details["models"], version, kept, check)
     return published(repository, name)
 
@@ -80,15 +81,19 @@ def _intact(repository: Path, name: str, version: int) -> Manifest:
     return manifest
 
 
-def _stage(staging: Path, repository: Path, manifest: Manifest, live: int) -> None:
-    """The configurations of the version's three models, as `publish` would write them now, and the new labels."""
+def stage_configurations(staging: Path, repository: Path, manifest: Manifest, kept: list[int]) -> None:
+    """The configurations of a version's three models, as `publish` would write them now, and the new labels.
+
+    manifest: the version's deploy artifact; its graph is in the repository, or staged. kept: the versions that stay.
+    """
     version, details = manifest.details["version"], manifest.details
     step, graph, ensemble = details["models"]
     settings = Deploy.model_validate(details["settings"])
-    signature = config.read_signature(repository / graph / str(version) / "model.onnx")
-    given = step_of(manifest.task).input
-    older = [kept for kept in versions(repository / ensemble) if kept < version]
-    served = [kept for kept in older if _shape(repository, ensemble, kept) == details["shape"]] + [version]
+    places = (place / graph / str(version) / "model.onnx" for place in (staging, repository))
+    signature = config.read_signature(next(filter(Path.exists, places)))
+    given, live = step_of(manifest.task).input, live_version(repository / ensemble) or version
+    older = [old for old in kept if old < version]
+    served = [old for old in older if _shape(repository, ensemble, old) == details["shape"]] + [version]
     # Until the ensemble has changed, the steps also serve what it still pins.
     both = sorted({*served, live}) if _shape(repository, ensemble, live) == details["shape"] else served
     for file, now in ((CONFIG_FILE, both), (LATER_CONFIG, served)):
@@ -103,8 +108,16 @@ def _stage(staging: Path, repository: Path, manifest: Manifest, live: int) -> No
         f"{graph}/{LABELS_FILE}": staging / graph / LABELS_FILE,
         f"{ensemble}/{CONFIG_FILE}": staging / ensemble / CONFIG_FILE,
     }
+    record_configurations(staging, ensemble, version, files)
+
+
+def record_configurations(staging: Path, ensemble: str, version: int, files: Mapping[str, Path]) -> None:
+    """Stage the hashes of configurations that are no longer those of the version's publication.
+
+    files: by their place in the repository, where they are now.
+    """
     record = {"version": version, "files": {place: file_sha256(path) for place, path in files.items()}}
-    _write(staging / ensemble / ROLLED_BACK, json.dumps(record, indent=2) + "\n")
+    _write(staging / ensemble / CONFIGURED, json.dumps(record, indent=2) + "\n")
 
 
 def _shape(repository: Path, name: str, version: int) -> str:
@@ -164,11 +177,11 @@ def _version_files(manifest: Manifest) -> dict[str, str]:
 
 
 def _configuration_files(repository: Path, manifest: Manifest) -> dict[str, str]:
-    """Those that describe all versions: as the live version's publication, or a rollback to it, wrote them."""
+    """Those that describe all versions: as the live version's publication wrote them, or what came after."""
     recorded: dict[str, str] = manifest.details["repository_files"]
     files = {place: sha256 for place, sha256 in recorded.items() if place.count("/") == 1}
     try:
-        record: dict[str, Any] = json.loads((repository / manifest.name / ROLLED_BACK).read_bytes())
+        record: dict[str, Any] = json.loads((repository / manifest.name / CONFIGURED).read_bytes())
         return files | record["files"] if record["version"] == manifest.details["version"] else files
     except (OSError, ValueError, KeyError, TypeError):
         return files  # there is none, or it is damaged: then the configurations differ from what was published

@@ -18,7 +18,7 @@ import base64
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from tldeploy.artifacts import Manifest, file_sha256, fingerprint
 from tldeploy.errors import ArtifactError, TldeployError, UsageError
 from tldeploy.recipe import NAME, Deploy
 from tldeploy.triton import config
+from tldeploy.triton.canary.parts import canary_of, running
 from tldeploy.triton.config import LABELS_FILE, Signature
 from tldeploy.triton.lint.graph import external_files
 from tldeploy.triton.steps import Step, step_of
@@ -110,14 +111,39 @@ def publish(
     server refuses it, and what the check raises. Then, as when it is killed, the old version stays live.
     """
     _check_name(name)
+    return _publish(export, repository, name, settings, lineage, check)
+
+
+def publish_canary(
+    export: Path,
+    repository: Path,
+    name: str,
+    settings: Deploy,
+    lineage: Mapping[str, Any] | None = None,
+    check: Check | None = None,
+) -> Publication:
+    """Publish the export artifact beside `name`, as `<name>.canary`. Arguments and errors as those of `publish`."""
+    _check_name(name)
+    return _publish(export, repository, canary_of(name), settings, lineage, check)
+
+
+def _publish(
+    export: Path,
+    repository: Path,
+    name: str,
+    settings: Deploy,
+    lineage: Mapping[str, Any] | None,
+    check: Check | None,
+) -> Publication:
     check_path(repository)
     manifest = artifacts.load(export, "export")
     step = step_of(manifest.task)
     repository, names = repository.resolve(), _Names(name, step.suffix)
     signature = config.read_signature(_chosen(export, manifest))
     with begin(repository) as staging:
-        version = 1 + max((0, *(version for model in names.in_order for version in versions(repository / model))))
-        keep = _kept(repository, name, version, settings.keep_versions)
+        refuse_beside_a_canary(repository, name, f"publish {name}")
+        version = next_version(repository, names.in_order)
+        keep = kept_versions(repository, name, version, settings.keep_versions)
         shape = _shape(signature, manifest)
         served = [old for old in keep[:-1] if _shape_of(repository / name / str(old)) == shape] + [version]
         live = live_version(repository / name)
@@ -134,7 +160,18 @@ def publish(
     return published(repository, name)
 
 
-def _kept(repository: Path, name: str, version: int, count: int) -> list[int]:
+def refuse_beside_a_canary(repository: Path, name: str, asked: str) -> None:
+    """Raises UsageError while a canary of `name` answers a share of its requests."""
+    if running(repository, name):
+        fix = f"run `tldeploy canary {name} --promote` or `--drop` first"
+        raise UsageError(asked, "a canary answers a share of its requests, compared with what is live now", fix)
+
+
+def next_version(repository: Path, models: Sequence[str]) -> int:
+    return 1 + max((0, *(version for model in models for version in versions(repository / model))))
+
+
+def kept_versions(repository: Path, name: str, version: int, count: int) -> list[int]:
     """The versions that stay, ascending: the new one, the one live until now, and the newest of the others."""
     live = live_version(repository / name)
     older = sorted(versions(repository / name), key=lambda old: (old == live, old))
@@ -278,7 +315,6 @@ def _stage_ensemble(model: Path, release: _Release) -> None:
     described = config.ensemble_config(model.name, steps, given, release.signature, release.version, settings)
     (model / CONFIG_FILE).write_text(config.to_text(described), encoding="utf-8")
     shutil.copyfile(release.export / GOLDEN, folder / GOLDEN)
-    staged = sorted(path for path in model.parent.rglob("*") if path.is_file())  # a later configuration comes later
     deploy = Manifest(
         kind="deploy",
         name=names.ensemble,
@@ -295,16 +331,19 @@ def _stage_ensemble(model: Path, release: _Release) -> None:
             "shape": _shape(release.signature, exported),
             "lineage": dict(release.lineage),
             "checked": release.checked,
-            "repository_files": {_place(path, model.parent): file_sha256(path) for path in staged},
+            "repository_files": staged_files(model.parent),
         },
     )
     artifacts.seal(folder, deploy)
 
 
-def _place(staged: Path, staging: Path) -> str:
-    """Where a staged file will lie in the repository."""
-    final = staged.with_name(CONFIG_FILE) if staged.name == LATER_CONFIG else staged
-    return final.relative_to(staging).as_posix()
+def staged_files(staging: Path) -> dict[str, str]:
+    """sha256 of every staged file, by the place where it will lie in the repository."""
+    files = {}
+    for path in sorted(path for path in staging.rglob("*") if path.is_file()):  # a later configuration comes later
+        final = path.with_name(CONFIG_FILE) if path.name == LATER_CONFIG else path
+        files[final.relative_to(staging).as_posix()] = file_sha256(path)
+    return files
 
 
 def _write_configs(model: Path, release: _Release, described: Callable[[list[int]], ModelConfig]) -> None:

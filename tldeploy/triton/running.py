@@ -20,6 +20,7 @@ import http.client
 import json
 import shutil
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -46,7 +47,8 @@ ANSWERS_WITHIN_S = 30.0
 
 @dataclass(frozen=True)
 class Running:
-    """A server: its id, its host:port of HTTP, the key of its model control, and the process that owns it."""
+    """A server: its id, its host:port of HTTP, the key of its model control, the process that owns it, and host:port of
+    its metrics."""
 
     repository: str
     id: str
@@ -54,6 +56,7 @@ class Running:
     key: str
     pid: int
     machine: str
+    metrics: str = ""
 
     @property
     def folder(self) -> Path:
@@ -96,7 +99,8 @@ class Running:
             self._load(lay_out(step, version, places, self.folder, name))
         described = alone(ensemble, version, places)
         for pinned in described.ensemble_scheduling.step:
-            pinned.model_name += f"{ON_TRIAL}{version}"
+            if pinned.model_name in steps:
+                pinned.model_name += f"{ON_TRIAL}{version}"
         self._load(described)
 
     def settle(self, models: Sequence[str]) -> None:
@@ -116,6 +120,20 @@ class Running:
         for model in reversed(models):
             self._unload(model)
         self.end_trial(models)
+
+    def retire(self, models: Sequence[str]) -> None:
+        """Serve the models no longer, one after the other: each first answers what it is still asked."""
+        for model in models:
+            self._unload(model)
+            deadline = time.monotonic() + LOADS_WITHIN_S
+            while self._holds(model) and time.monotonic() < deadline:
+                time.sleep(0.05)
+
+    def _holds(self, model: str) -> bool:
+        with self._client() as client, contextlib.suppress(Exception):  # the server has gone
+            found = client.get_model_repository_index(headers={KEY_HEADER: self.key})
+            return any(each["name"] == model and each.get("state") in {"READY", "UNLOADING"} for each in found)
+        return False
 
     def _load(self, described: ModelConfig) -> None:
         """By its configuration in words: that of a file is taken only if the file is newer than what is loaded."""

@@ -41,6 +41,7 @@ from tldeploy.errors import ServerError, UsageError
 from tldeploy.runtime.triton import Client
 from tldeploy.tasks.classification import Row
 from tldeploy.triton import running
+from tldeploy.triton.canary import parts
 from tldeploy.triton.following import Follower
 from tldeploy.triton.home import locate
 from tldeploy.triton.log import causes, last_events
@@ -196,7 +197,8 @@ class Server:
         """Tell publishers where it will be, if anything can be written beside the repository."""
         running.live(self.repository)  # removes what dead ones left
         if running.make_place(self.repository, self.id):
-            here = (self.http_url, self.control_key, os.getpid(), socket.gethostname())
+            metrics = f"{self._reachable_host}:{self.metrics_port}"
+            here = (self.http_url, self.control_key, os.getpid(), socket.gethostname(), metrics)
             self.running = running.Running(str(self.repository), self.id, *here)
             self.running.describe()
 
@@ -313,7 +315,9 @@ class Server:
 
     def _check_golden_answers(self) -> None:
         for publication in self.published:
-            with Client(self.http_url, model=publication.name, timeout_s=self.ready_within_s) as client:
+            canary = parts.running(self.repository, publication.name)
+            model = canary.stable_model if canary else publication.name
+            with Client(self.http_url, model=model, timeout_s=self.ready_within_s) as client:
                 for row, expected in list(zip(*golden(publication), strict=True))[: self.golden_rows]:
                     if found := difference(row, client.predict([row])[0].tolist(), expected):
                         asked = f"serve {publication.name} version {publication.version}"

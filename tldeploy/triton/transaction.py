@@ -126,6 +126,18 @@ def _candidate(repository: Path, staging: Path, models: Sequence[str], version: 
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def retire(repository: Path, models: Sequence[str]) -> None:
+    """Take models away, from running servers first. models: those that need others come first."""
+    gone = _beside(repository, "retired")
+    with alone_with(repository, f"take {models[0]} away"), running.held(repository, LOCK_WAIT_S) as servers:
+        for server in servers:
+            server.retire(models)
+        for model in filter(Path.exists, (repository / name for name in models)):
+            shutil.rmtree(gone, ignore_errors=True)
+            model.rename(gone)  # at once: a server that starts meanwhile finds all of it, or nothing
+        shutil.rmtree(gone, ignore_errors=True)
+
+
 def recover(repository: Path) -> None:
     """Finish a publication that was cut off after its commit point, in running servers too."""
     repository = repository.resolve()

@@ -7,15 +7,21 @@ asked at the same time.
 
 from __future__ import annotations
 
+import http.client
 import math
 import re
+import urllib.request
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from tldeploy.errors import ServerError
 from tldeploy.measuring.statistics import CONFIDENCE, Estimate
-from tldeploy.triton.trial import Trial
+from tldeploy.triton import running
+from tldeploy.triton.canary.parts import Canary
+from tldeploy.triton.running import ANSWERS_WITHIN_S
 
 _METRIC = re.compile(r"tldeploy_canary_(?P<name>\w+)\{(?P<labels>[^}]*)\} (?P<value>\S+)")
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
@@ -34,7 +40,7 @@ class Comparison:
     there is nothing to tell it from.
     """
 
-    trial: Trial
+    canary: Canary
     same: int
     other: int
     failed: int
@@ -51,18 +57,42 @@ class Comparison:
 
     def as_json(self) -> dict[str, Any]:
         estimates = {"agreement": self.agreement, "lag_ms": self.lag_ms}
-        trial = {"name": self.trial.name, "share": self.trial.share}
-        trial |= {"stable": self.trial.stable, "canary": self.trial.canary, "asked": self.asked}
-        plain = {name: value for name, value in vars(self).items() if name not in {"trial", *estimates}}
-        return trial | plain | {name: found and found.as_json() for name, found in estimates.items()}
+        plain = {name: value for name, value in vars(self).items() if name not in {"canary", *estimates}}
+        return (
+            vars(self.canary)
+            | {"asked": self.asked}
+            | plain
+            | {name: found and found.as_json() for name, found in estimates.items()}
+        )
 
 
-def compare(trial: Trial, metrics: Iterable[str]) -> Comparison:
+def read_metrics(repository: Path, others: Sequence[str] = ()) -> list[str]:
+    """The metrics of every `tldeploy serve` on this machine that serves the repository, and of other servers by URL.
+
+    Raises ServerError for one that cannot be read.
+    """
+    here = [f"http://{server.metrics}/metrics" for server in running.live(repository.resolve())]
+    return [_fetch(url) for url in (*here, *others)]
+
+
+def _fetch(url: str) -> str:
+    asked, fix = f"read the metrics at {url}", "give the URL of a server's metrics, such as http://host:8002/metrics"
+    if not url.startswith(("http://", "https://")):
+        raise ServerError(asked, "it does not begin with http:// or https://", fix)
+    try:
+        with urllib.request.urlopen(url, timeout=ANSWERS_WITHIN_S) as answer:
+            text: str = answer.read().decode("utf-8")
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise ServerError(asked, str(error), fix) from error
+    return text
+
+
+def compare(canary: Canary, metrics: Iterable[str]) -> Comparison:
     """metrics: what each running server gives at /metrics, in Prometheus' text form."""
     samples: Counter[Sample] = Counter()
     for text in metrics:
         samples.update(_samples(text))
-    about = {"model": trial.name, "version": str(trial.canary)}
+    about = {"model": canary.name, "tag": canary.tag}
 
     def value(name: str, **labels: str) -> float:
         return samples[name, frozenset((about | labels).items())]
@@ -70,10 +100,10 @@ def compare(trial: Trial, metrics: Iterable[str]) -> Comparison:
     counts = {found: int(value("requests_total", found=found)) for found in ("same", "other", "failed", "refused")}
     pairs = counts["same"] + counts["other"]
     if not pairs:
-        return Comparison(trial, **counts, agreement=None, drift=None, stable_ms=None, canary_ms=None, lag_ms=None)
+        return Comparison(canary, **counts, agreement=None, drift=None, stable_ms=None, canary_ms=None, lag_ms=None)
     stable_s, canary_s = value("seconds_total", arm="stable"), value("seconds_total", arm="canary")
     return Comparison(
-        trial,
+        canary,
         **counts,
         agreement=_share(counts["same"], pairs),
         drift=value("drift_total") / pairs,

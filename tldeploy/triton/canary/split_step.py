@@ -1,18 +1,18 @@
-"""The splitting step of a model on trial: each request goes to the stable version, or to the canary.
+"""The splitting step of a model with a canary: each request goes to the stable version, or to the canary.
 
-`tldeploy deploy --canary` copies this file as `model.py` into `<name>.split/1/`. It runs in a Triton worker, with numpy
+`tldeploy deploy --canary` copies this file as `model.py` into `<name>.split/`. It runs in a Triton worker, with numpy
 and nothing of tldeploy, and asks the two ensembles inside the server. Parameters of its configuration: `stable` and
-`canary`, their names; `version`, the canary's; `share`, of the requests that the canary answers, drawn at random.
+`canary`, their names; `tag`, which canary it is; `share`, of the requests that the canary answers, drawn at random.
 
 A request for the canary is asked of both at the same time, so that their answers and latencies are compared on the same
 requests under the same load; it is answered when both have. The canary's answer is given, or, where it fails, the
 stable one's: a canary that breaks loses no request. What was found is in the server's metrics:
 
-tldeploy_canary_requests_total     {model, version, found}: `same` label, `other` label, `failed`, `refused` by both
-tldeploy_canary_drift_total        {model, version}: the largest difference of each pair of answers, added up
-tldeploy_canary_seconds_total      {model, version, arm}: latencies of those that both answered, added up
-tldeploy_canary_lag_seconds        {model, version}: canary minus stable, added up
-tldeploy_canary_lag_seconds_squared  {model, version}: the same, squared
+tldeploy_canary_requests_total     {model, tag, found}: `same` label, `other` label, `failed`, `refused` by both
+tldeploy_canary_drift_total        {model, tag}: the largest difference of each pair of answers, added up
+tldeploy_canary_seconds_total      {model, tag, arm}: latencies of those that both answered, added up
+tldeploy_canary_lag_seconds        {model, tag}: canary minus stable, added up
+tldeploy_canary_lag_seconds_squared  {model, tag}: the same, squared
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class TritonPythonModel:
         self.share = float(parameters["share"])
         self.inputs = [tensor["name"] for tensor in config["input"]]
         self.outputs = [tensor["name"] for tensor in config["output"]]
-        self.metrics = Metrics({"model": config["name"].removesuffix(".split"), "version": parameters["version"]})
+        self.metrics = Metrics({"model": config["name"].removesuffix(".split"), "tag": parameters["tag"]})
 
     async def execute(self, requests: list[Any]) -> list[Any]:
         return await asyncio.gather(*(self._answer(request) for request in requests))
@@ -76,7 +76,7 @@ class TritonPythonModel:
 
 
 class Metrics:
-    """Counters that all instances of this model share; labels: of the model and the version."""
+    """Counters that all instances of this model share; labels: the model and the tag."""
 
     def __init__(self, labels: dict[str, str]) -> None:
         counter, gauge = pb_utils.MetricFamily.COUNTER, pb_utils.MetricFamily.GAUGE
