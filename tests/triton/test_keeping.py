@@ -62,7 +62,7 @@ def test_rolling_forward_again_leaves_what_publishing_left(repository: Path, tin
     assert not is_current(tiny_export, repository, "tiny", Deploy(keep_versions=2))
     rollback(repository, "tiny", 3)
     after = {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()}
-    after.pop(repository / "tiny" / "rollback.json")
+    after.pop(repository / "tiny" / "configured.json")
     assert after == before
     assert is_current(tiny_export, repository, "tiny", KEEP)
 
