@@ -37,17 +37,16 @@ import numpy as np
 from tldeploy.errors import ServerError, UsageError
 from tldeploy.runtime.triton import Client
 from tldeploy.tasks.classification import Row
+from tldeploy.triton.flags import EXIT_TIMEOUT_S, Listening, server_flags
 from tldeploy.triton.home import locate
 from tldeploy.triton.log import causes, last_events
 from tldeploy.triton.repository import Publication, all_published, check_path, golden
 from tldeploy.triton.transaction import CONFIG_FILE
-from tldeploy.triton.watch import KEY_HEADER, Watch
+from tldeploy.triton.watch import Watch
 
 LOOPBACK = "127.0.0.1"
 HTTP_PORT, GRPC_PORT, METRICS_PORT = 8000, 8001, 8002
 READY_WITHIN_S = 120.0
-# An idle keep-alive connection holds a clean stop back for this long; Triton's default is 30.
-EXIT_TIMEOUT_S = 5
 KILL_AFTER_S = EXIT_TIMEOUT_S + 5
 WARDEN = Path(__file__).with_name("warden.py")
 LOG_TAIL = 400
@@ -216,26 +215,8 @@ class Server:
         self._reader.start()
 
     def _flags(self, backends: Path, prefix: str) -> list[str]:
-        return [
-            f"--id={self.id}",
-            f"--model-repository={self.repository}",
-            f"--backend-directory={backends}",
-            "--disable-auto-complete-config",
-            "--model-control-mode=explicit",
-            "--load-model=*",
-            f"--http-restricted-api=model-repository:{KEY_HEADER}={self.control_key}",
-            f"--grpc-restricted-protocol=model-repository:{KEY_HEADER}={self.control_key}",
-            f"--http-address={self.host}",
-            f"--http-port={self.http_port}",
-            f"--grpc-address={self.host}",
-            f"--grpc-port={self.grpc_port}",
-            f"--metrics-address={self.host}",
-            f"--metrics-port={self.metrics_port}",
-            f"--allow-gpu-metrics={str(Path('/dev/nvidiactl').exists()).lower()}",
-            f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
-            f"--backend-config=python,shm-region-prefix-name={prefix}",
-            f"--backend-config=onnxruntime,shm-region-prefix-name={prefix}",
-        ]
+        listening = Listening(self.host, self.http_port, self.grpc_port, self.metrics_port)
+        return server_flags(self.id, self.repository, backends, listening, self.control_key, prefix)
 
     def _read_log(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
