@@ -7,7 +7,7 @@ instead of a recipe.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,17 +43,25 @@ def serve(
     http_port: int = 8000,
     grpc_port: int = 8001,
     metrics_port: int = 8002,
+    key_file: str | Path | None = None,
+    opened: Collection[str] = (),
     log: Callable[[str], None] | None = None,
     on_ready: Callable[[Server], None] | None = None,
 ) -> None:
-    """Serve a model repository with a real Triton server until Ctrl-C or SIGTERM. log: gets each line of its log."""
-    from tldeploy.triton import server
+    """Serve a model repository with a real Triton server until Ctrl-C or SIGTERM.
+
+    key_file: holds the server's key; without one, the environment variable TLDEPLOY_KEY, or a key that nobody knows.
+    opened: `shared-memory`, `trace` or `logging`, which then need no key. log: gets each line of the server's log.
+    """
+    from tldeploy.triton import flags, server
 
     server.serve(
         Path(repository),
         http_port=http_port,
         grpc_port=grpc_port,
         metrics_port=metrics_port,
+        key=flags.owners_key(Path(key_file) if key_file else None),
+        opened=opened,
         log=log,
         on_ready=on_ready,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from tldeploy.triton.server import Server
 
 PORT = click.IntRange(0, 65535)
+FILE = click.Path(exists=True, dir_okay=False)
 
 
 @click.command("serve")
@@ -20,16 +22,34 @@ PORT = click.IntRange(0, 65535)
 @click.option("--http-port", type=PORT, default=8000, show_default=True, help="Port for HTTP; 0: a free one.")
 @click.option("--grpc-port", type=PORT, default=8001, show_default=True, help="Port for gRPC; 0: a free one.")
 @click.option("--metrics-port", type=PORT, default=8002, show_default=True, help="Port for metrics; 0: a free one.")
+@click.option("--key-file", type=FILE, help="Holds the key for what is the owner's; or set TLDEPLOY_KEY.")
+@click.option(
+    "--open",
+    "opened",
+    type=click.Choice(["shared-memory", "trace", "logging"]),
+    multiple=True,
+    help="Needs no key; may be given several times.",
+)
 @json_option
-def command(repository: str, http_port: int, grpc_port: int, metrics_port: int, as_json: bool) -> None:
+def command(
+    repository: str,
+    http_port: int,
+    grpc_port: int,
+    metrics_port: int,
+    key_file: str | None,
+    opened: Sequence[str],
+    as_json: bool,
+) -> None:
     """Serve a model repository with a real Triton server, on this machine only, until Ctrl-C.
 
-    Uses the tritonserver on the PATH, or sets one up from pip, once. Its log goes to standard error.
+    Uses the tritonserver on the PATH, or sets one up from pip, once. Its log goes to standard error. Loading and
+    unloading models, sharing memory, tracing and the settings of the log need the server's key.
 
     \b
     Examples:
       tldeploy serve triton_repo
       tldeploy serve triton_repo --http-port 9000 --grpc-port 9001 --metrics-port 9002
+      tldeploy serve triton_repo --open shared-memory
     """
     from tldeploy import environment, serving
 
@@ -46,4 +66,4 @@ def command(repository: str, http_port: int, grpc_port: int, metrics_port: int, 
             print(f'try: tldeploy predict {server.published[0].name} --url {server.http_url} "…"')
             print("Ctrl-C stops it", flush=True)
 
-    serving.serve(repository, http_port, grpc_port, metrics_port, log=say, on_ready=on_ready)
+    serving.serve(repository, http_port, grpc_port, metrics_port, key_file, opened, log=say, on_ready=on_ready)

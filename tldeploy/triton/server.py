@@ -27,7 +27,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import NoReturn
@@ -37,7 +37,7 @@ import numpy as np
 from tldeploy.errors import ServerError, UsageError
 from tldeploy.runtime.triton import Client
 from tldeploy.tasks.classification import Row
-from tldeploy.triton.flags import EXIT_TIMEOUT_S, Listening, server_flags
+from tldeploy.triton.flags import EXIT_TIMEOUT_S, Listening, checked_key, server_flags
 from tldeploy.triton.home import locate
 from tldeploy.triton.log import causes, last_events
 from tldeploy.triton.repository import Publication, all_published, check_path, golden
@@ -74,6 +74,8 @@ class Server:
     repository: the folder that `publish` wrote to.
     http_port, grpc_port, metrics_port: 0 takes a free one; after the start they are the ports in use.
     host: where to listen; loopback unless told, for whoever can connect can use the models.
+    key: opens the protocols that are for the server's owner; by default one that nobody can guess.
+    opened: of flags.OPENABLE, those that need no key.
     ready_within_s: how long loading may take.
     log: receives each line of the server's log, from another thread.
     """
@@ -86,6 +88,8 @@ class Server:
         grpc_port: int = GRPC_PORT,
         metrics_port: int = METRICS_PORT,
         host: str = LOOPBACK,
+        key: str | None = None,
+        opened: Collection[str] = (),
         ready_within_s: float = READY_WITHIN_S,
         log: Log | None = None,
     ) -> None:
@@ -95,8 +99,8 @@ class Server:
         self.ready_within_s = ready_within_s
         self.id = f"tldeploy-{uuid.uuid4().hex[:12]}"
         self.published: list[Publication] = []
-        # Models are loaded and unloaded for nobody who does not send it.
-        self.control_key = secrets.token_hex(16)
+        self.key = secrets.token_hex(16) if key is None else checked_key(key)
+        self._opened = opened
         self._log = log
         self._tail: deque[str] = deque(maxlen=LOG_TAIL)
         self._process: subprocess.Popen[str] | None = None
@@ -163,7 +167,7 @@ class Server:
         """
         process = self._process
         assert process is not None
-        with Watch(self.http_url, self.control_key, self._log or (lambda line: None)) as watch:
+        with Watch(self.http_url, self.key, self._log or (lambda line: None)) as watch:
             while True:
                 try:
                     code = process.wait(watch_every_s)
@@ -216,7 +220,7 @@ class Server:
 
     def _flags(self, backends: Path, prefix: str) -> list[str]:
         listening = Listening(self.host, self.http_port, self.grpc_port, self.metrics_port)
-        return server_flags(self.id, self.repository, backends, listening, self.control_key, prefix)
+        return server_flags(self.id, self.repository, backends, listening, self.key, self._opened, prefix)
 
     def _read_log(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
@@ -284,6 +288,8 @@ def serve(
     http_port: int = HTTP_PORT,
     grpc_port: int = GRPC_PORT,
     metrics_port: int = METRICS_PORT,
+    key: str | None = None,
+    opened: Collection[str] = (),
     log: Log | None = None,
     on_ready: Callable[[Server], None] | None = None,
 ) -> int:
@@ -293,7 +299,15 @@ def serve(
     before it is ready.
     """
     previous = signal.signal(signal.SIGTERM, _interrupt)
-    serving = Server(repository, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port, log=log)
+    serving = Server(
+        repository,
+        http_port=http_port,
+        grpc_port=grpc_port,
+        metrics_port=metrics_port,
+        key=key,
+        opened=opened,
+        log=log,
+    )
     try:
         with serving as server:
             try:

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-KEY_HEADER = "tldeploy-key"
+from tldeploy.runtime.triton.address import key_headers
+
 # Longer than a request that waits its turn on a busy server; one that takes longer is not taken for dead.
 PATIENCE_S = 60.0
 DEAD, ABSENT = "is not healthy", ("is not found", "is not ready", "has no available versions")
@@ -33,7 +34,7 @@ class Watch:
         self._client = tritonclient.http.InferenceServerClient(
             url, connection_timeout=PATIENCE_S, network_timeout=PATIENCE_S
         )
-        self._headers, self._log = {KEY_HEADER: key}, log
+        self._headers, self._log = key_headers("http", key), log
         self._configs: dict[str, dict[str, Any]] = {}
 
     def __enter__(self) -> Watch:

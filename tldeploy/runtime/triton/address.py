@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,10 +12,20 @@ from tldeploy.errors import RequestError, ServerError, UsageError
 
 Protocol = Literal["http", "grpc"]
 DEFAULT_URL = {"http": "127.0.0.1:8000", "grpc": "127.0.0.1:8001"}
+# The server's key opens the protocols that it keeps for its owner; one set in the environment need not be given.
+KEY_HEADER = "tldeploy-key"
+KEY_VARIABLE = "TLDEPLOY_KEY"
 # What Triton answers with when it refuses a request, over HTTP and over gRPC.
 REFUSALS = {"400", "404", "413", "StatusCode.INVALID_ARGUMENT", "StatusCode.NOT_FOUND", "StatusCode.OUT_OF_RANGE"}
 # What gRPC says when the connection, not the server, is the trouble.
 NO_CONNECTION = ("connect", "resol", "socket closed", "goaway")
+
+
+def key_headers(protocol: Protocol, key: str | None = None) -> dict[str, str]:
+    """The headers that show a server's key, by default the one of the environment; none where there is no key."""
+    key = key or os.environ.get(KEY_VARIABLE)
+    name = KEY_HEADER if protocol == "http" else f"triton-grpc-protocol-{KEY_HEADER}"
+    return {name: key} if key else {}
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tldeploy.errors import ServerError
-from tldeploy.runtime.triton.address import Address, Protocol, closed
+from tldeploy.runtime.triton.address import Address, Protocol, closed, key_headers
 from tldeploy.runtime.triton.memory import SharedMemory
 from tldeploy.runtime.triton.request import Request, plain
 from tldeploy.runtime.triton.served import (
@@ -33,6 +34,7 @@ class Client:
     model: the published name.
     timeout_s: how long one request may take.
     shared_memory: put tensors into memory that the server, on this machine, shares with us, instead of sending them.
+    key: the server's, without which it shares no memory; by default the environment variable TLDEPLOY_KEY.
 
     Raises ServerError when the server does not answer, or shares no memory, RequestError when it does not have the
     model.
@@ -46,6 +48,7 @@ class Client:
         protocol: Protocol = "http",
         timeout_s: float = 60.0,
         shared_memory: bool = False,
+        key: str | None = None,
     ) -> None:
         self._address = Address.of(url, protocol, timeout_s)
         self.url, self.model, self.protocol, self.timeout_s = self._address.url, model, protocol, timeout_s
@@ -58,7 +61,7 @@ class Client:
         self._connections: list[Any] = []
         self._lock = threading.Lock()
         self._closed = False
-        self._memory = SharedMemory(self._ask) if shared_memory else None
+        self._memory = SharedMemory(partial(self._ask, headers=key_headers(protocol, key))) if shared_memory else None
         try:
             self._served = self._describe()
             if self._memory:
@@ -122,6 +125,8 @@ class Client:
                 pass
         except ServerError as error:
             fix = "run the client on the server's machine (in Docker, with --ipc=host), or without shared_memory"
+            if "restricted" in error.found:
+                fix = "give it the server's key (key=, or TLDEPLOY_KEY), or do without shared_memory"
             raise ServerError(f"share memory with the server at {self.url}", error.found, fix) from error
 
     def _infer(self, request: Request) -> NDArray[Any]:
