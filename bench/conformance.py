@@ -36,10 +36,10 @@ from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInsta
 from tritonclient.utils import InferenceServerException
 
 from tldeploy.artifacts import write_file
+from tldeploy.runtime.triton.address import key_headers
 from tldeploy.triton.config import to_text, triton_type
 from tldeploy.triton.home import SERVER_VERSION
 from tldeploy.triton.server import Server
-from tldeploy.triton.watch import KEY_HEADER
 
 AT_A_TIME = 4  # models; each is a process of its own
 RANDOM = {"Bernoulli", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial"}
@@ -184,7 +184,7 @@ class Trial:
     def __init__(self, server: Server) -> None:
         self.repository = server.repository
         self.client = grpc.InferenceServerClient(server.grpc_url)
-        self.headers = {f"triton-grpc-protocol-{KEY_HEADER}": server.control_key}
+        self.headers = key_headers("grpc", server.key)
 
     def result(self, case: Any) -> Miss | None:
         try:

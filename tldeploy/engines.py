@@ -62,7 +62,7 @@ def opened(recipe: Recipe, exported: Manifest) -> Iterator[list[Runner]]:
             server = stack.enter_context(Server(place, http_port=0, grpc_port=0, metrics_port=0))
             urls = {"http": server.http_url, "grpc": server.grpc_url}
             runners += [
-                Client(url=urls[protocol], model=recipe.name, protocol=protocol, shared_memory=shared)
+                Client(url=urls[protocol], model=recipe.name, protocol=protocol, shared_memory=shared, key=server.key)
                 for protocol, shared in served
             ]
         for runner in runners:

@@ -7,7 +7,7 @@ instead of a recipe.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -44,17 +44,36 @@ def serve(
     http_port: int = 8000,
     grpc_port: int = 8001,
     metrics_port: int = 8002,
+    host: str = "127.0.0.1",
+    tls: tuple[str | Path, str | Path] | None = None,
+    api_key_file: str | Path | None = None,
+    max_request_mb: int | None = None,
+    key_file: str | Path | None = None,
+    opened: Collection[str] = (),
     log: Callable[[str], None] | None = None,
     on_ready: Callable[[Server], None] | None = None,
 ) -> None:
-    """Serve a model repository with a real Triton server until Ctrl-C or SIGTERM. log: gets each line of its log."""
-    from tldeploy.triton import server
+    """Serve a model repository with a real Triton server until Ctrl-C or SIGTERM.
+
+    host: where to listen. What others can reach has a gate before it, which limits requests to 64 MB, unless
+    max_request_mb says otherwise. tls: PEM files, the chain of certificates and its private key. api_key_file: a key a
+    line; then a request must show one. Any of these brings the gate to loopback too.
+
+    key_file: holds the server's key; without one, the environment variable TLDEPLOY_KEY, or a key that nobody knows.
+    opened: `shared-memory`, `trace` or `logging`, which then need no key. log: gets each line of the server's log.
+    """
+    from tldeploy.triton import flags, server
+    from tldeploy.triton.gate import gate_for
 
     server.serve(
         Path(repository),
         http_port=http_port,
         grpc_port=grpc_port,
         metrics_port=metrics_port,
+        host=host,
+        gate=gate_for(host, tls, api_key_file, max_request_mb),
+        key=flags.owners_key(Path(key_file) if key_file else None),
+        opened=opened,
         log=log,
         on_ready=on_ready,
     )
@@ -67,12 +86,14 @@ def predict(
     protocol: Protocol = "http",
     top: int = 3,
     serve_from: str | Path | None = None,
+    ca: str | Path | None = None,
 ) -> list[Prediction]:
     """Ask a served model for the `top` most probable labels of each row, by Triton's classification extension.
 
     rows: texts, or paths of image files, whichever the model takes.
 
-    serve_from: a model repository to serve, on free ports, for this call only.
+    serve_from: a model repository to serve, on free ports, for this call only. ca: certificates that vouch for a server
+    at https://…
     """
     from tldeploy.runtime.triton import Client
 
@@ -82,7 +103,7 @@ def predict(
 
             server = stack.enter_context(Server(Path(serve_from), http_port=0, grpc_port=0, metrics_port=0))
             url = server.http_url if protocol == "http" else server.grpc_url
-        client = stack.enter_context(Client(url=url, model=model, protocol=protocol))
+        client = stack.enter_context(Client(url=url, model=model, protocol=protocol, ca=ca))
         answers = client.classify(rows, top)
     return [
         Prediction(row, [label for label, _ in answer], [probability for _, probability in answer])

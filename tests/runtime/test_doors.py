@@ -18,6 +18,7 @@ from tests.tiny import LABELS, ROWS, answer
 from tldeploy.errors import RequestError, ServerError, UsageError
 from tldeploy.recipe import Deploy
 from tldeploy.runtime.triton import AsyncClient, Client
+from tldeploy.runtime.triton.address import KEY_VARIABLE
 from tldeploy.tasks.encoding import TextEncoder
 from tldeploy.triton.repository import publish
 from tldeploy.triton.server import Server, free_ports
@@ -29,6 +30,12 @@ IDS = np.ones((2, 16), dtype=np.int64)
 def door(request: pytest.FixtureRequest) -> Door:
     chosen: Door = request.param
     return chosen
+
+
+@pytest.fixture(autouse=True)
+def key(tiny_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As somebody has it who shares memory with a running server."""
+    monkeypatch.setenv(KEY_VARIABLE, tiny_server.key)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +107,9 @@ def test_a_server_that_is_gone_is_said_plainly(tiny_export: Path, tmp_path: Path
     server = Server(tmp_path / "repo", http_port=0, grpc_port=0, metrics_port=0).__enter__()
     urls = {protocol: address(server, protocol) for protocol in PROTOCOLS}
     plain = [
-        Client(urls[door.protocol], model="tiny", protocol=door.protocol, shared_memory=door.shared_memory)
+        Client(
+            urls[door.protocol], model="tiny", protocol=door.protocol, shared_memory=door.shared_memory, key=server.key
+        )
         for door in DOORS
         if not door.asyncio
     ]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from tests.runtime.doors import PROTOCOLS, TOLERANCE, address, left_in_shared_me
 from tests.tiny import answer
 from tldeploy.errors import ServerError, UsageError
 from tldeploy.runtime.triton import Client, Protocol
+from tldeploy.runtime.triton.address import KEY_VARIABLE, key_headers
 from tldeploy.runtime.triton.memory import RELEASE_WITHIN_S, SMALLEST_BYTES
 from tldeploy.triton.server import Server
 
@@ -42,11 +43,6 @@ class TritonPythonModel:
 """
 
 
-class GrpcWithoutSharedMemory(Server):
-    def _flags(self, backends: Path, prefix: str) -> list[str]:
-        return [*super()._flags(backends, prefix), "--grpc-restricted-protocol=shared-memory:key=secret"]
-
-
 @pytest.fixture(scope="module")
 def slow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A model that takes as many seconds as its text says."""
@@ -55,18 +51,19 @@ def slow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     (version / "model.py").write_text(SLOW_MODEL, encoding="utf-8")
     (version.parent / "config.pbtxt").write_text(SLOW_CONFIG, encoding="utf-8")
     repository = version.parents[1]
-    with GrpcWithoutSharedMemory(repository, http_port=0, grpc_port=0, metrics_port=0) as server:
+    with Server(repository, http_port=0, grpc_port=0, metrics_port=0) as server:
         yield server
 
 
 def sharing(server: Server, protocol: Protocol, **settings: Any) -> Client:
-    settings = {"model": "tiny", **settings}
+    settings = {"model": "tiny", "key": server.key, **settings}
     return Client(address(server, protocol), protocol=protocol, shared_memory=True, **settings)
 
 
 def registered(server: Server) -> dict[str, int]:
     """The regions that the server knows, and the bytes of each."""
-    with urlopen(f"http://{server.http_url}/v2/systemsharedmemory/status") as answered:
+    asked = Request(f"http://{server.http_url}/v2/systemsharedmemory/status", headers=key_headers("http", server.key))
+    with urlopen(asked) as answered:
         return {region["name"]: region["byte_size"] for region in json.load(answered)}
 
 
@@ -130,20 +127,33 @@ def test_a_region_that_the_server_still_uses_is_given_back_when_it_can_be(slow_s
     assert registered(slow_server) == {}
 
 
-def test_a_server_that_does_not_share_memory_is_said_plainly(slow_server: Server) -> None:
-    with pytest.raises(ServerError, match=f"cannot share memory with the server at {slow_server.grpc_url}") as caught:
-        sharing(slow_server, "grpc", model="slow")
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("key", [None, "0" * 32])
+def test_memory_is_shared_with_nobody_who_lacks_the_key(
+    protocol: Protocol, key: str | None, tiny_server: Server
+) -> None:
+    url = address(tiny_server, protocol)
+    with pytest.raises(ServerError, match=f"cannot share memory with the server at {url}") as caught:
+        sharing(tiny_server, protocol, key=key)
     assert "restricted" in caught.value.found
-    assert "or without shared_memory" in caught.value.fix
+    assert "TLDEPLOY_KEY" in caught.value.fix
     assert not left_in_shared_memory()
+
+
+def test_the_key_may_be_in_the_environment(tiny_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, tiny_server.key)
+    with sharing(tiny_server, "grpc", key=None) as client:
+        assert client.predict(["good"]).shape == (1, 3)
 
 
 def test_a_server_elsewhere_is_said_plainly_and_so_is_too_little_memory(tiny_server: Server) -> None:
     """Elsewhere is where /dev/shm is another one; that one has 1 MB."""
     program = f"""
+import os
 import tldeploy
 from tldeploy.runtime.triton.memory import Region
 
+os.environ[{KEY_VARIABLE!r}] = {tiny_server.key!r}
 for ask in (
     lambda: tldeploy.Client({tiny_server.http_url!r}, model="tiny", shared_memory=True),
     lambda: tldeploy.Client({tiny_server.grpc_url!r}, model="tiny", protocol="grpc", shared_memory=True),

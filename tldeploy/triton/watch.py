@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from tldeploy.errors import StorageError
+from tldeploy.runtime.triton.address import key_headers
 from tldeploy.triton.locks import locked
 
-KEY_HEADER = "tldeploy-key"
 # In the name of a step on trial, before its version.
 ON_TRIAL = ".on-trial-"
 # Longer than a request that waits its turn on a busy server; one that takes longer is not taken for dead.
@@ -44,7 +44,7 @@ class Watch:
         self._client = tritonclient.http.InferenceServerClient(
             url, connection_timeout=PATIENCE_S, network_timeout=PATIENCE_S
         )
-        self._headers, self._log, self._lock = {KEY_HEADER: key}, log, lock
+        self._headers, self._log, self._lock = key_headers("http", key), log, lock
         self._configs: dict[str, dict[str, Any]] = {}
 
     def __enter__(self) -> Watch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -38,18 +39,25 @@ class AsyncClient:
     max_batch_size: int
 
     def __init__(
-        self, url: str | None = None, *, model: str, protocol: Protocol = "http", timeout_s: float = 60.0
+        self,
+        url: str | None = None,
+        *,
+        model: str,
+        protocol: Protocol = "http",
+        timeout_s: float = 60.0,
+        ca: str | Path | None = None,
+        api_key: str | None = None,
     ) -> None:
-        self._address = Address.of(url, protocol, timeout_s)
+        self._address = Address.of(url, protocol, timeout_s, ca, api_key)
         self.url, self.model, self.protocol, self.timeout_s = self._address.url, model, protocol, timeout_s
         self.name = f"triton {protocol} asyncio"
         self._asked = f"call {model!r} at {self.url}"
         self._library = importlib.import_module(f"tritonclient.{protocol}.aio")
-        self._options = {"conn_timeout": timeout_s} if protocol == "http" else {}
         self._connection: Any = None
 
     async def __aenter__(self) -> Self:
-        self._connection = self._library.InferenceServerClient(self.url, **self._options)
+        options = self._address.connection_options(asyncio=True)
+        self._connection = self._library.InferenceServerClient(self.url, **options)
         try:
             self._learn(await self._describe())
         except BaseException:
@@ -117,4 +125,4 @@ class AsyncClient:
         if self._connection is None:
             raise closed(self._asked)
         with self._address.errors(self._asked):
-            return await getattr(self._connection, method)(*positional, **named, **self._address.call_options)
+            return await getattr(self._connection, method)(*positional, **named, **self._address.call_options())

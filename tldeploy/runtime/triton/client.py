@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tldeploy.errors import RequestError, ServerError
-from tldeploy.runtime.triton.address import Address, Protocol, closed
+from tldeploy.runtime.triton.address import Address, Protocol, closed, key_headers
 from tldeploy.runtime.triton.memory import SharedMemory
 from tldeploy.runtime.triton.request import Request, plain
 from tldeploy.runtime.triton.served import (
@@ -29,10 +31,14 @@ from tldeploy.tasks.classification import Row
 class Client:
     """A model on a Triton server, as a runner; safe to use from several threads at once.
 
-    url: host:port of the chosen protocol; by default this machine, port 8000 for HTTP and 8001 for gRPC.
+    url: host:port of the chosen protocol, https://host:port for TLS; by default this machine, port 8000 for HTTP and
+    8001 for gRPC.
     model: the published name.
     timeout_s: how long one request may take.
     shared_memory: put tensors into memory that the server, on this machine, shares with us, instead of sending them.
+    key: the server's, without which it shares no memory; by default the environment variable TLDEPLOY_KEY.
+    ca: certificates that vouch for the server, a PEM file; by default those that the machine trusts.
+    api_key: what a server that others can reach may want to see; by default the environment variable TLDEPLOY_API_KEY.
 
     Raises ServerError when the server does not answer, or shares no memory, RequestError when it does not have the
     model.
@@ -46,19 +52,22 @@ class Client:
         protocol: Protocol = "http",
         timeout_s: float = 60.0,
         shared_memory: bool = False,
+        key: str | None = None,
+        ca: str | Path | None = None,
+        api_key: str | None = None,
     ) -> None:
-        self._address = Address.of(url, protocol, timeout_s)
+        self._address = Address.of(url, protocol, timeout_s, ca, api_key)
         self.url, self.model, self.protocol, self.timeout_s = self._address.url, model, protocol, timeout_s
         self.name = f"triton {protocol}{' shared memory' if shared_memory else ''}"
         self._asked = f"call {model!r} at {self.url}"
         self._library = importlib.import_module(f"tritonclient.{protocol}")
-        timeouts = {"connection_timeout": timeout_s, "network_timeout": timeout_s}
-        self._options = timeouts if protocol == "http" else {}
+        self._options = self._address.connection_options()
         self._local = threading.local()
         self._connections: list[Any] = []
         self._lock = threading.Lock()
         self._closed = False
-        self._memory = SharedMemory(self._ask) if shared_memory else None
+        shown = key_headers(protocol, key)
+        self._memory = SharedMemory(partial(self._ask, headers=shown)) if shared_memory else None
         try:
             self._learn(self._describe())
             if self._memory:
@@ -122,6 +131,8 @@ class Client:
                 pass
         except ServerError as error:
             fix = "run the client on the server's machine (in Docker, with --ipc=host), or without shared_memory"
+            if "restricted" in error.found:
+                fix = "give it the server's key (key=, or TLDEPLOY_KEY), or do without shared_memory"
             raise ServerError(f"share memory with the server at {self.url}", error.found, fix) from error
 
     def _learn(self, served: Served) -> None:
@@ -145,10 +156,10 @@ class Client:
         with self._memory.region(request.shared_bytes) as region:
             return request.read(self._ask("infer", **request.arguments(self._library, region)), region)
 
-    def _ask(self, method: str, *positional: Any, **named: Any) -> Any:
+    def _ask(self, method: str, *positional: Any, headers: Mapping[str, str] | None = None, **named: Any) -> Any:
         """What the server answers to a method of tritonclient, over this thread's connection."""
         with self._address.errors(self._asked):
-            return getattr(self._connection(), method)(*positional, **named, **self._address.call_options)
+            return getattr(self._connection(), method)(*positional, **named, **self._address.call_options(headers))
 
     def _connection(self) -> Any:
         """This thread's connection: tritonclient's are not made to be shared."""
