@@ -27,7 +27,7 @@ from tldeploy import artifacts
 from tldeploy.artifacts import Manifest, file_sha256, fingerprint
 from tldeploy.errors import ArtifactError, TldeployError, UsageError
 from tldeploy.recipe import NAME, Deploy
-from tldeploy.triton import config
+from tldeploy.triton import config, options
 from tldeploy.triton.config import LABELS_FILE, Signature
 from tldeploy.triton.lint.graph import external_files
 from tldeploy.triton.steps import Step, step_of
@@ -74,7 +74,10 @@ class _Names:
 
 @dataclass(frozen=True)
 class _Release:
-    """A version about to be published. served: the versions that its steps will answer for, itself the last."""
+    """A version about to be published. served: the versions that its steps will answer for, itself the last.
+
+    lengths: that rows are padded to, ascending; none where all rows have one shape, or the export does not say.
+    """
 
     names: _Names
     step: Step
@@ -84,6 +87,7 @@ class _Release:
     version: int
     served: list[int]
     settings: Deploy
+    lengths: list[int]
     lineage: Mapping[str, Any]
 
 
@@ -109,7 +113,9 @@ def publish(
         keep = _kept(repository, name, version, settings.keep_versions)
         shape = _shape(signature, manifest)
         served = [old for old in keep[:-1] if _shape_of(repository / name / str(old)) == shape] + [version]
-        release = _Release(names, step, export, manifest, signature, version, served, settings, lineage or {})
+        decided = _decided(manifest, settings)
+        lengths = sorted(map(int, manifest.details.get("padded_lengths", ())))
+        release = _Release(names, step, export, manifest, signature, version, served, decided, lengths, lineage or {})
         _stage_step(staging / names.step, release)
         _stage_graph(staging / names.graph, release)
         _stage_ensemble(staging / names.ensemble, release)
@@ -198,11 +204,15 @@ def _chosen(export: Path, manifest: Manifest) -> Path:
     return export / file
 
 
+def _decided(export: Manifest, settings: Deploy) -> Deploy:
+    return options.resolved(settings, export.details.get("target", "cpu"), export.details["chosen"])
+
+
 def _inputs(export: Manifest, settings: Deploy) -> str:
     """Everything that determines what is published."""
-    step = step_of(export.task)
-    ours = [file_sha256(path) for path in (step.encoder, step.program, Path(config.__file__), Path(__file__))]
-    return fingerprint([export.sha256, settings.model_dump(exclude={"repository"}), ours])
+    step, programs = step_of(export.task), (config.__file__, options.__file__, __file__)
+    ours = [file_sha256(path) for path in (step.encoder, step.program, *map(Path, programs))]
+    return fingerprint([export.sha256, _decided(export, settings).model_dump(exclude={"repository"}), ours])
 
 
 def _shape(signature: Signature, export: Manifest) -> str:
@@ -240,7 +250,8 @@ def _stage_graph(model: Path, release: _Release) -> None:
             raise ArtifactError(f"publish {chosen.name}", found, "run `tldeploy export` again")
         shutil.copyfile(release.export / name, folder / name)
     (model / LABELS_FILE).write_text("".join(f"{label}\n" for label in release.manifest.labels), encoding="utf-8")
-    _write_config(model, config.graph_config(model.name, release.signature, release.served, release.settings))
+    described = config.graph_config(model.name, release.signature, release.served, release.settings, release.lengths)
+    _write_config(model, described)
 
 
 def _stage_ensemble(model: Path, release: _Release) -> None:
@@ -265,6 +276,7 @@ def _stage_ensemble(model: Path, release: _Release) -> None:
             "variant": exported.details["chosen"],
             "models": list(names.in_order),
             "settings": settings.model_dump(exclude={"repository"}),
+            "lengths": release.lengths,
             "shape": _shape(release.signature, exported),
             "lineage": dict(release.lineage),
             "repository_files": {path.relative_to(model.parent).as_posix(): file_sha256(path) for path in staged},
