@@ -40,6 +40,7 @@ from tldeploy.tasks.classification import Row
 from tldeploy.triton.home import locate
 from tldeploy.triton.log import causes, last_events
 from tldeploy.triton.repository import Publication, all_published, check_path, golden
+from tldeploy.triton.server_options import server_options
 from tldeploy.triton.transaction import CONFIG_FILE
 from tldeploy.triton.watch import KEY_HEADER, Watch
 
@@ -201,6 +202,7 @@ class Server:
         command = [
             sys.executable, "-I", str(WARDEN), str(KILL_AFTER_S), prefix,
             str(home.program), *self._flags(home.backends, prefix),
+            f"--cache-directory={home.caches}", *server_options(self.published),
         ]  # fmt: skip
         self._process = subprocess.Popen(
             command,
