@@ -24,8 +24,11 @@ MAX_LENGTH = 32
 WIDTH = 8
 
 
-def write_export(folder: Path, labels: Sequence[str] = LABELS, seed: int = 0) -> Path:
-    """Write an export artifact with three variants, `int8-dynamic` chosen; another seed gives other weights."""
+def write_export(folder: Path, labels: Sequence[str] = LABELS, seed: int = 0, **details: Any) -> Path:
+    """Write an export artifact with three variants, `int8-dynamic` chosen; another seed gives other weights.
+
+    details: what else the manifest says.
+    """
     tokenizer = make_tokenizer()
     settings = {"max_length": MAX_LENGTH, "pad_id": 0, "pad_to_multiple_of": 16}
     with artifacts.writing(folder) as new:
@@ -45,7 +48,7 @@ def write_export(folder: Path, labels: Sequence[str] = LABELS, seed: int = 0) ->
             task="text-classification",
             labels=list(labels),
             preprocessing={"tokenizer": "tokenizer.json", **settings},
-            details={"chosen": "int8-dynamic", "variants": variants},
+            details={"chosen": "int8-dynamic", "variants": variants, **details},
         )
         artifacts.seal(new, manifest)
     return folder

@@ -58,6 +58,8 @@ _EXPECTED = {
     "int_parsing": "a whole number",
     "int_type": "a whole number",
     "int_from_float": "a whole number",
+    "bool_parsing": "yes or no",
+    "bool_type": "yes or no",
     "float_parsing": "a number",
     "float_type": "a number",
     "string_type": "a text",
@@ -85,6 +87,8 @@ def _mistake(model: type[BaseModel], detail: ErrorDetails, root: yaml.Node | Non
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", str(detail["ctx"]["expected"]))
         return line, f"{setting}: found {found!r}, expected one of {', '.join(allowed)}{_nearest(str(found), allowed)}"
+    if kind == "too_short":
+        return line, f"{setting}: found {found!r}, expected at least {detail['ctx']['min_length']} of them"
     expected = _EXPECTED.get(kind) or detail["msg"].removeprefix("Input should be ").removeprefix("String should ")
     return line, f"{setting}: found {found!r}, expected {expected}"
 

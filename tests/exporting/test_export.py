@@ -58,6 +58,17 @@ def test_the_graph_has_named_dynamic_axes_and_says_what_it_is(project: Path, man
     assert json.loads(properties["labels"]) == ["negative", "neutral", "positive"]
 
 
+def test_the_lengths_that_rows_are_padded_to_are_counted(
+    project: Path, manifest: Manifest, task: TextClassification
+) -> None:
+    rows = Rows.load(project / "tuned" / "calibration.jsonl")
+    counted: dict[str, int] = manifest.details["padded_lengths"]
+    assert sum(counted.values()) == len(rows.inputs)
+    for length in {task.encode([row])["input_ids"].shape[1] for row in rows.inputs}:
+        assert counted.pop(str(length)) > 0
+    assert counted == {}
+
+
 def test_every_variant_keeps_axes_versions_and_metadata(project: Path, manifest: Manifest) -> None:
     graphs = [
         onnx.load(project / "onnx" / entry["file"], load_external_data=False) for entry in manifest.details["variants"]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -110,6 +111,7 @@ def export(settings: Export, tuned: Path, folder: Path, inputs: str) -> Manifest
                 "target": settings.target,
                 "goal": settings.goal,
                 "max_drop": settings.max_drop,
+                "padded_lengths": _padded_lengths(task, calibration),
                 "variants": [entry.as_json() for entry in entries],
                 "held_out": as_details(held_out),
                 **made.details,
@@ -125,6 +127,15 @@ def _calibration(tuned: Path) -> Rows:
         found = f"there is no {file.name} in it: an older tldeploy tuned it, and kept no rows to calibrate with"
         raise ArtifactError(f"export {tuned}", found, "run `tldeploy tune` again, or `tldeploy run` for all stages")
     return Rows.load(file)
+
+
+def _padded_lengths(task: Classification, rows: Rows) -> dict[str, int]:
+    """How many rows are padded to each length, the shortest first; nothing where all have one shape."""
+    if len(task.axes) == 1:
+        return {}
+    examples = task.examples(rows.inputs)
+    padded = Counter(examples.batch([at])[task.inputs[0]].shape[1] for at in range(len(examples)))
+    return {str(length): count for length, count in sorted(padded.items())}
 
 
 def _make_variants(source: Source, place: Place) -> _Made:

@@ -7,6 +7,7 @@ values.py    what settings are made of
 rows.py      fetch, data, adapt
 tuning.py    backbone, tune and its parts
 serving.py   export, deploy, bench
+options.py   the parts of deploy
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pydantic import Field, PrivateAttr
 
 from tldeploy.errors import RecipeError
 from tldeploy.mistakes import validated
+from tldeploy.recipe.options import Cuda, Metrics, Queue, RateLimit, TensorRT, Tracing
 from tldeploy.recipe.rows import ADAPTATIONS, Adapt, Adaptation, Bin, Data, Fetch, FetchedFile, FetchedImages, Table
 from tldeploy.recipe.serving import ENGINES, VARIANTS, Bench, Deploy, Engine, Export, Variant
 from tldeploy.recipe.tuning import (
@@ -47,6 +49,7 @@ __all__ = [
     "Bench",
     "Bin",
     "Count",
+    "Cuda",
     "Data",
     "Deploy",
     "Distillation",
@@ -59,8 +62,11 @@ __all__ = [
     "Keep",
     "Lora",
     "Method",
+    "Metrics",
     "Name",
+    "Queue",
     "Range",
+    "RateLimit",
     "Recipe",
     "Search",
     "Section",
@@ -68,6 +74,8 @@ __all__ = [
     "Split",
     "Table",
     "TaskName",
+    "TensorRT",
+    "Tracing",
     "Tune",
     "Variant",
 ]

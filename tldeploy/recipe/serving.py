@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
+from tldeploy.recipe.options import Cuda, Device, Metrics, Queue, RateLimit, TensorRT, Tracing
 from tldeploy.recipe.values import Count, Section, no_repeats
 
 Variant = Literal["fp32", "fused", "int8-dynamic", "int8-static", "int8-weights", "int4-weights", "fp16", "bf16"]
@@ -16,6 +17,8 @@ VARIANTS: tuple[Variant, ...] = get_args(Variant)
 ENGINES: tuple[Engine, ...] = get_args(Engine)
 # Shared memory is for a client on the server's machine, which most are not.
 USUAL_ENGINES: tuple[Engine, ...] = ENGINES[:-1]
+# TensorRT leaves to CUDA what it cannot do.
+_DEVICES_OF: dict[str, tuple[Device, ...]] = {"cuda": ("cuda", "tensorrt"), "tensorrt": ("tensorrt",)}
 
 
 class Calibration(Section):
@@ -56,13 +59,35 @@ class Export(Section):
 
 
 class Deploy(Section):
-    """The Triton model repository and how the model runs there."""
+    """The Triton model repository and how the model runs there.
+
+    device: what runs the graph, as export.target says unless given. warmup: whether each length that rows are padded
+    to is run before the model is ready. cache_mb: the server's memory for answers already given. The sections are in
+    options.py.
+    """
 
     repository: str = "../../triton_repo"
     max_batch_size: Count = 32
     queue_delay_us: int = Field(default=0, ge=0)
     instances: Count = 1
     keep_versions: Count = 2
+    device: Device | None = None
+    cuda: Cuda | None = None
+    tensorrt: TensorRT | None = None
+    warmup: bool = True
+    cache_mb: int = Field(default=0, ge=0)
+    queue: Queue = Queue()
+    rate_limit: RateLimit | None = None
+    metrics: Metrics = Metrics()
+    tracing: Tracing | None = None
+
+    @field_validator("cuda", "tensorrt")
+    @classmethod
+    def _is_for_the_device(cls, section: Section | None, info: ValidationInfo) -> Section | None:
+        fitting = _DEVICES_OF[str(info.field_name)]
+        if section is not None and info.data.get("device", fitting[0]) not in fitting:
+            raise ValueError(f"expected `device: {'` or `device: '.join(fitting)}` beside it")
+        return section
 
 
 class Bench(Section):

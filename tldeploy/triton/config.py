@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from tldeploy.environment import usable_cores
 from tldeploy.errors import ArtifactError
 from tldeploy.recipe import Deploy
+from tldeploy.triton import options
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -106,16 +107,22 @@ def step_config(
 ) -> ModelConfig:
     """A step of ours from what clients send, BYTES [batch, 1] named `given`; mostly to the graph's inputs."""
     config = _model(name, "python", versions, settings)
-    _add_tensor(config.input, Tensor(given, "TYPE_STRING", (-1, 1)))
+    taken = Tensor(given, "TYPE_STRING", (-1, 1))
+    _add_tensor(config.input, taken)
     for tensor in outputs:
         _add_tensor(config.output, tensor)
     _batch(config, settings)
     _instances(config, settings)
+    options.warm_step(config, taken, settings)
     return config
 
 
-def graph_config(name: str, signature: Signature, versions: Sequence[int], settings: Deploy) -> ModelConfig:
+def graph_config(
+    name: str, signature: Signature, versions: Sequence[int], settings: Deploy, lengths: Sequence[int] = ()
+) -> ModelConfig:
     """The graph on the onnxruntime backend. The first output carries the labels of the classification extension.
+
+    lengths: that rows are padded to, where they differ in length.
 
     Raises ArtifactError when the graph's first dims are fixed, so that nothing can be batched.
     """
@@ -133,6 +140,9 @@ def graph_config(name: str, signature: Signature, versions: Sequence[int], setti
     _batch(config, settings)
     _instances(config, settings)
     _threads(config, settings)
+    options.on_device(config, settings)
+    options.limit_rate(config, settings)
+    options.warm_graph(config, signature.inputs, lengths, settings)
     return config
 
 
@@ -148,6 +158,7 @@ def ensemble_config(
     between = {tensor.name: tensor.name for tensor in signature.inputs}
     _add_step(config, preprocess, version, {given: given}, between)
     _add_step(config, graph, version, between, {tensor.name: tensor.name for tensor in signature.outputs})
+    options.cache(config, settings)
     return config
 
 
@@ -183,6 +194,7 @@ def _add_tensor(tensors: Any, tensor: Tensor) -> None:
 
 def _batch(config: ModelConfig, settings: Deploy) -> None:
     config.dynamic_batching.max_queue_delay_microseconds = settings.queue_delay_us
+    options.queue_up(config, settings)
 
 
 def _instances(config: ModelConfig, settings: Deploy) -> None:

@@ -34,6 +34,7 @@ from tldeploy.triton.locks import locked
 CACHE_VARIABLE = "TLDEPLOY_CACHE"
 SERVER_VERSION = "2.51.0"
 PACKAGE = "nvidia-pytriton==0.7.0"
+LAYOUT = 2  # with the response caches
 WHEEL_SHA256 = "21f063ff93bb426d0c06b7a55e7eb9efcfe62c0dddd9a908e9877e18710128df"
 BACKEND = Path(__file__).parent / "backends" / "onnxruntime"
 
@@ -55,6 +56,11 @@ class Home:
     program: Path
     backends: Path
     variables: Mapping[str, str] = field(repr=False)
+
+    @property
+    def caches(self) -> Path:
+        """The folder of the response caches."""
+        return self.program.parent.parent / "caches"
 
 
 def locate() -> Home:
@@ -112,7 +118,8 @@ def _pins() -> dict[str, str]:
 
 def _place() -> Path:
     python = f"py{sys.version_info.major}.{sys.version_info.minor}"
-    return cache_folder() / f"triton-{SERVER_VERSION}-{python}-{fingerprint([PACKAGE, sys.base_prefix, _pins()])[:8]}"
+    content = fingerprint([LAYOUT, PACKAGE, sys.base_prefix, _pins()])[:8]
+    return cache_folder() / f"triton-{SERVER_VERSION}-{python}-{content}"
 
 
 def _built() -> Home | None:
@@ -199,6 +206,7 @@ def _unpack(wheel: Path, new: Path) -> None:
     (tree / "nvidia_pytriton.libs").rename(new / "lib")
     (server / "backends" / "python").rename(new / "stub")
     (server / "python_backend_stubs").rename(new / "stubs")
+    (server / "caches").rename(new / "caches")
     shutil.rmtree(tree)
     for program in (new / "bin" / "tritonserver", *new.glob("stubs/*/*")):
         program.chmod(0o755)

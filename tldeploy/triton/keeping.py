@@ -98,7 +98,8 @@ def stage_configurations(staging: Path, repository: Path, manifest: Manifest, ke
     both = sorted({*served, live}) if _shape(repository, ensemble, live) == details["shape"] else served
     for file, now in ((CONFIG_FILE, both), (LATER_CONFIG, served)):
         _write(staging / step / file, config.to_text(config.step_config(step, given, signature.inputs, now, settings)))
-        _write(staging / graph / file, config.to_text(config.graph_config(graph, signature, now, settings)))
+        described = config.graph_config(graph, signature, now, settings, details.get("lengths", []))
+        _write(staging / graph / file, config.to_text(described))
     _write(staging / graph / LABELS_FILE, "".join(f"{label}\n" for label in manifest.labels))
     pinned = config.ensemble_config(ensemble, (step, graph), given, signature, version, settings)
     _write(staging / ensemble / CONFIG_FILE, config.to_text(pinned))

@@ -27,7 +27,7 @@ from tldeploy import artifacts
 from tldeploy.artifacts import Manifest, file_sha256, fingerprint
 from tldeploy.errors import ArtifactError, TldeployError, UsageError
 from tldeploy.recipe import NAME, Deploy
-from tldeploy.triton import config
+from tldeploy.triton import config, options
 from tldeploy.triton.canary.parts import canary_of, running
 from tldeploy.triton.config import LABELS_FILE, Signature
 from tldeploy.triton.lint.graph import external_files
@@ -78,6 +78,7 @@ class _Release:
     """A version about to be published. served: the versions that its steps will answer for, itself the last.
 
     meanwhile: those, and the one that the ensemble pins until it has changed.
+    lengths: that rows are padded to, ascending; none where all rows have one shape, or the export does not say.
     """
 
     names: _Names
@@ -89,6 +90,7 @@ class _Release:
     served: list[int]
     meanwhile: list[int]
     settings: Deploy
+    lengths: list[int]
     lineage: Mapping[str, Any]
     checked: bool
 
@@ -148,10 +150,19 @@ def _publish(
         served = [old for old in keep[:-1] if _shape_of(repository / name / str(old)) == shape] + [version]
         live = live_version(repository / name)
         pinned = [live] if live and _shape_of(repository / name / str(live)) == shape else []
-        meanwhile = sorted({*served, *pinned})
-        checked = check is not None
         release = _Release(
-            names, step, export, manifest, signature, version, served, meanwhile, settings, lineage or {}, checked
+            names,
+            step,
+            export,
+            manifest,
+            signature,
+            version,
+            served,
+            meanwhile=sorted({*served, *pinned}),
+            settings=_decided(manifest, settings),
+            lengths=sorted(map(int, manifest.details.get("padded_lengths", ()))),
+            lineage=lineage or {},
+            checked=check is not None,
         )
         _stage_step(staging / names.step, release)
         _stage_graph(staging / names.graph, release)
@@ -256,11 +267,15 @@ def _chosen(export: Path, manifest: Manifest) -> Path:
     return export / file
 
 
+def _decided(export: Manifest, settings: Deploy) -> Deploy:
+    return options.resolved(settings, export.details.get("target", "cpu"), export.details["chosen"])
+
+
 def _inputs(export: Manifest, settings: Deploy) -> str:
     """Everything that determines what is published."""
-    step = step_of(export.task)
-    ours = [file_sha256(path) for path in (step.encoder, step.program, Path(config.__file__), Path(__file__))]
-    return fingerprint([export.sha256, settings.model_dump(exclude={"repository"}), ours])
+    step, programs = step_of(export.task), (config.__file__, options.__file__, __file__)
+    ours = [file_sha256(path) for path in (step.encoder, step.program, *map(Path, programs))]
+    return fingerprint([export.sha256, _decided(export, settings).model_dump(exclude={"repository"}), ours])
 
 
 def _shape(signature: Signature, export: Manifest) -> str:
@@ -302,7 +317,9 @@ def _stage_graph(model: Path, release: _Release) -> None:
         shutil.copyfile(release.export / name, folder / name)
     (model / LABELS_FILE).write_text("".join(f"{label}\n" for label in release.manifest.labels), encoding="utf-8")
     _write_configs(
-        model, release, lambda served: config.graph_config(model.name, release.signature, served, release.settings)
+        model,
+        release,
+        lambda served: config.graph_config(model.name, release.signature, served, release.settings, release.lengths),
     )
 
 
@@ -328,6 +345,7 @@ def _stage_ensemble(model: Path, release: _Release) -> None:
             "variant": exported.details["chosen"],
             "models": list(names.in_order),
             "settings": settings.model_dump(exclude={"repository"}),
+            "lengths": release.lengths,
             "shape": _shape(release.signature, exported),
             "lineage": dict(release.lineage),
             "checked": release.checked,

@@ -47,6 +47,7 @@ from tldeploy.triton.home import locate
 from tldeploy.triton.log import causes, last_events
 from tldeploy.triton.process import Log, Process
 from tldeploy.triton.repository import Publication, all_published, check_path, golden
+from tldeploy.triton.server_options import server_options
 from tldeploy.triton.transaction import CONFIG_FILE
 from tldeploy.triton.watch import Watch
 
@@ -235,6 +236,7 @@ class Server:
         prefix = f"{self.id}-"
         repositories = [self.repository, *([self.running.folder] if self.running else [])]
         flags = server_flags(self.id, repositories, home.backends, self._inner, self.key, self._opened, prefix)
+        flags += [f"--cache-directory={home.caches}", *server_options(self.published)]
         self._process = Process([str(home.program), *flags], home.variables, KILL_AFTER_S, prefix, self._log)
 
     def _open_gate(self) -> None:

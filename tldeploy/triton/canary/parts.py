@@ -101,6 +101,7 @@ def stage_split(staging: Path, canary: Canary, live: Manifest, signature: Signat
 def _split_config(canary: Canary, given: str, signature: Signature, settings: Deploy) -> ModelConfig:
     described = config.step_config(canary.split, given, signature.outputs, [canary.stable], settings)
     described.output[0].label_filename = LABELS_FILE
+    del described.model_warmup[:]  # what it asks may not be there yet, and counts
     # An instance waits for the answers to what it was handed; another one takes what comes meanwhile.
     described.instance_group[0].count = min(MOST_INSTANCES, max(2, usable_cores()))
     parameters = {

@@ -6,10 +6,13 @@ model_operations                     libraries of custom operators
 parameters                           intra_op_thread_count, inter_op_thread_count, execution_mode, enable_mem_arena,
                                      enable_mem_pattern, session.use_device_allocator_for_initializers,
                                      memory.enable_memory_arena_shrinkage; on a GPU gpu_mem_limit,
-                                     arena_extend_strategy, cudnn_conv_algo_search, do_copy_in_default_stream
+                                     arena_extend_strategy, cudnn_conv_algo_search, do_copy_in_default_stream,
+                                     which go before the same beside the accelerator
 
 Kind and device are those of the instance. share_session_between_instances is without effect: each instance is a process
-of its own. What is asked for and not there is refused (ValueError), where onnxruntime would quietly use the CPU.
+of its own. What is asked for and not there is refused (ValueError), where onnxruntime would quietly use the CPU: a
+provider, or one that would leave what a network computes to the CPU. So are CUDA graphs, which the native backend lets
+pass: a captured graph is replayed whatever the next request holds (microsoft/onnxruntime#20050).
 """
 
 from __future__ import annotations
@@ -30,12 +33,17 @@ BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 INITIALIZERS_ON_DEVICE = "session.use_device_allocator_for_initializers"
 SHRINKAGE = "memory.enable_memory_arena_shrinkage"
 
+# What a network spends its time on. The CUDA provider itself leaves the arithmetic on shapes to the CPU, which
+# `session.disable_cpu_ep_fallback` refuses as well (microsoft/onnxruntime#17930).
+COMPUTE = {"Attention", "Conv", "Gemm", "LayerNormalization", "MatMul", "MatMulNBits", "MultiHeadAttention", "Softmax"}
+
 # Values of the CUDA parameters that a configuration gives by number.
 CUDA_CHOICES = {
     "cudnn_conv_algo_search": {"0": "EXHAUSTIVE", "1": "HEURISTIC", "2": "DEFAULT"},
     "arena_extend_strategy": {"0": "kNextPowerOfTwo", "1": "kSameAsRequested"},
 }
 CUDA_PLAIN = ("gpu_mem_limit", "do_copy_in_default_stream")
+CUDA_GRAPHS = ("enable_cuda_graph", "trt_cuda_graph_enable")
 TENSORRT_PRECISIONS = {"FP32": {}, "FP16": {"trt_fp16_enable": "1"}, "BF16": {"trt_bf16_enable": "1"},
                        "INT8": {"trt_int8_enable": "1"}}  # fmt: skip
 TENSORRT_NAMES = {
@@ -57,7 +65,7 @@ def make_session(folder: Path, config: Mapping[str, Any], kind: str, device: str
     options = make_options(config)
     providers = gpu_providers(config, device) if kind == "GPU" else cpu_providers(config)
     if kind == "GPU":
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     wanted = [name for name, _ in providers]
     if lacking := set(wanted) - set(ort.get_available_providers()):
         raise ValueError(f"model '{config['name']}' asks for {', '.join(sorted(lacking))}, which is not available here")
@@ -65,7 +73,16 @@ def make_session(folder: Path, config: Mapping[str, Any], kind: str, device: str
     if session.get_providers()[: len(wanted)] != wanted:
         found = ", ".join(session.get_providers())
         raise ValueError(f"model '{config['name']}' asks for {', '.join(wanted)}, onnxruntime would use {found}")
+    if kind == "GPU" and (left := compute_on_the_cpu(session)):
+        found = f"which would leave {', '.join(sorted(left))} to the CPU"
+        raise ValueError(f"model '{config['name']}' asks for {', '.join(wanted)}, {found}")
     return session
+
+
+def compute_on_the_cpu(session: ort.InferenceSession) -> set[str]:
+    """What of COMPUTE a session places on the CPU; it was opened with `session.record_ep_graph_assignment_info`."""
+    parts = [part for part in session.get_provider_graph_assignment_info() if part.ep_name == "CPUExecutionProvider"]
+    return COMPUTE & {node.op_type for part in parts for node in part.get_nodes()}
 
 
 def make_options(config: Mapping[str, Any]) -> ort.SessionOptions:
@@ -103,14 +120,18 @@ def cpu_providers(config: Mapping[str, Any]) -> Providers:
 
 def gpu_providers(config: Mapping[str, Any], device: str) -> Providers:
     providers: Providers = []
-    cuda = {"device_id": device, **cuda_options(parameters_of(config))}
+    cuda: dict[str, str] = {}
     for each in accelerators(config, "gpu"):
+        asked = each.get("parameters", {})
+        for name in CUDA_GRAPHS:
+            if boolean(asked, name, "false"):
+                raise ValueError(f"{name} is requested: a captured graph is replayed whatever the next request holds")
         if named(each, ("tensorrt", "cuda")) == "cuda":
-            cuda |= each.get("parameters", {})
+            cuda |= asked
         else:
-            options = tensorrt_options(each.get("parameters", {}))
-            providers.append(("TensorrtExecutionProvider", {"device_id": device, **options}))
-    return [*providers, ("CUDAExecutionProvider", cuda)]
+            providers.append(("TensorrtExecutionProvider", {"device_id": device, **tensorrt_options(asked)}))
+    cuda |= cuda_options(parameters_of(config))
+    return [*providers, ("CUDAExecutionProvider", {**cuda, "device_id": device})]
 
 
 def cuda_options(parameters: Mapping[str, str]) -> dict[str, str]:
@@ -163,8 +184,8 @@ def number(parameters: Mapping[str, str], name: str) -> int:
         raise ValueError(f"parameter '{name}' is '{value}', not a number") from None
 
 
-def boolean(parameters: Mapping[str, str], name: str) -> bool:
-    value = parameters.get(name, "true")
+def boolean(parameters: Mapping[str, str], name: str, default: str = "true") -> bool:
+    value = parameters.get(name, default)
     if value.lower() not in BOOLEANS:
         raise ValueError(f"parameter '{name}' is '{value}', not true or false")
     return BOOLEANS[value.lower()]
