@@ -202,7 +202,7 @@ def _inputs(export: Manifest, settings: Deploy) -> str:
     """Everything that determines what is published."""
     step = step_of(export.task)
     ours = [file_sha256(path) for path in (step.encoder, step.program, Path(config.__file__), Path(__file__))]
-    return fingerprint([export.sha256, settings.model_dump(exclude={"repository"}), ours])
+    return fingerprint([export.sha256, settings.model_dump(exclude={"repository", "p99_ms"}), ours])
 
 
 def _shape(signature: Signature, export: Manifest) -> str:
