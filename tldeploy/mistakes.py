@@ -64,6 +64,7 @@ _EXPECTED = {
     "float_type": "a number",
     "string_type": "a text",
     "list_type": "a list",
+    "tuple_type": "a list",
     "dict_type": "settings, as `name: value` lines",
     "model_type": "settings, as `name: value` lines",
     "model_attributes_type": "settings, as `name: value` lines",

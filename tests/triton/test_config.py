@@ -17,7 +17,11 @@ from tldeploy.triton import config
 from tldeploy.triton.config import Tensor, read_signature
 
 TOKENS = tuple(Tensor(name, "TYPE_INT64", (-1, -1)) for name in ("input_ids", "attention_mask"))
-SETTINGS = [Deploy(), Deploy(max_batch_size=7, queue_delay_us=250, instances=3)]
+SETTINGS = [
+    Deploy(),
+    Deploy(max_batch_size=7, queue_delay_us=250, instances=3),
+    Deploy(preferred_batch_sizes=(4, 8), instances=2, threads=3, step_instances=1),
+]
 
 
 @pytest.fixture
@@ -72,8 +76,10 @@ def test_the_settings_reach_the_steps(graph: Path, settings: Deploy) -> None:
     tokenize, model, ensemble = all_configs(graph, settings)
     for step in (tokenize, model):
         assert step.dynamic_batching.max_queue_delay_microseconds == settings.queue_delay_us
-        assert step.instance_group[0].count == settings.instances
+        assert list(step.dynamic_batching.preferred_batch_size) == list(settings.preferred_batch_sizes)
         assert step.version_policy.specific.versions == [1, 2]
+    assert model.instance_group[0].count == settings.instances
+    assert tokenize.instance_group[0].count == (settings.step_instances or settings.instances)
     assert {described.max_batch_size for described in (tokenize, model, ensemble)} == {settings.max_batch_size}
     assert (tokenize.backend, model.backend, ensemble.platform) == ("python", "onnxruntime", "ensemble")
 
@@ -99,6 +105,13 @@ def test_instances_share_the_cores(graph: Path) -> None:
     assert several.parameters["intra_op_thread_count"].string_value == "1"
     _, single, _ = all_configs(graph, Deploy(instances=1))
     assert not single.parameters
+
+
+@pytest.mark.parametrize("instances", [1, 5])
+def test_threads_that_are_given_are_each_instances(graph: Path, instances: int) -> None:
+    tokenize, model, _ = all_configs(graph, Deploy(instances=instances, threads=3))
+    assert model.parameters["intra_op_thread_count"].string_value == "3"
+    assert not tokenize.parameters
 
 
 def test_a_graph_with_a_fixed_batch_is_refused(tmp_path: Path) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from tldeploy.recipe.options import Cuda, Device, Metrics, Queue, RateLimit, TensorRT, Tracing
 from tldeploy.recipe.values import Count, Section, no_repeats
@@ -61,6 +61,10 @@ class Export(Section):
 class Deploy(Section):
     """The Triton model repository and how the model runs there.
 
+    instances: of the graph. threads: of each of them; None leaves a single one to onnxruntime, and shares the cores
+    among several. step_instances: of the step before the graph; None for as many as the graph has.
+    preferred_batch_sizes: what the batcher sends as soon as it has it, ascending. p99_ms: what `--tune` holds p99 to;
+    a server does not read it.
     device: what runs the graph, as export.target says unless given. warmup: whether each length that rows are padded
     to is run before the model is ready. cache_mb: the server's memory for answers already given. The sections are in
     options.py.
@@ -69,7 +73,11 @@ class Deploy(Section):
     repository: str = "../../triton_repo"
     max_batch_size: Count = 32
     queue_delay_us: int = Field(default=0, ge=0)
+    preferred_batch_sizes: tuple[Count, ...] = ()
     instances: Count = 1
+    threads: Count | None = None
+    step_instances: Count | None = None
+    p99_ms: float | None = Field(default=None, gt=0)
     keep_versions: Count = 2
     device: Device | None = None
     cuda: Cuda | None = None
@@ -88,6 +96,20 @@ class Deploy(Section):
         if section is not None and info.data.get("device", fitting[0]) not in fitting:
             raise ValueError(f"expected `device: {'` or `device: '.join(fitting)}` beside it")
         return section
+
+    @field_validator("preferred_batch_sizes")
+    @classmethod
+    def _ascending(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        if list(sizes) != sorted(set(sizes)):
+            raise ValueError(f"found {list(sizes)}, expected them ascending, each once")
+        return sizes
+
+    @model_validator(mode="after")
+    def _preferred_can_be_made(self) -> Self:
+        if self.preferred_batch_sizes and self.preferred_batch_sizes[-1] > self.max_batch_size:
+            found = f"found preferred_batch_sizes up to {self.preferred_batch_sizes[-1]}"
+            raise ValueError(f"{found}, expected at most max_batch_size, which is {self.max_batch_size}")
+        return self
 
 
 class Bench(Section):

@@ -112,7 +112,7 @@ def step_config(
     for tensor in outputs:
         _add_tensor(config.output, tensor)
     _batch(config, settings)
-    _instances(config, settings)
+    _instances(config, settings.step_instances or settings.instances)
     options.warm_step(config, taken, settings)
     return config
 
@@ -138,7 +138,7 @@ def graph_config(
         _add_tensor(config.output, tensor)
     config.output[0].label_filename = LABELS_FILE
     _batch(config, settings)
-    _instances(config, settings)
+    _instances(config, settings.instances)
     _threads(config, settings)
     options.on_device(config, settings)
     options.limit_rate(config, settings)
@@ -195,18 +195,21 @@ def _add_tensor(tensors: Any, tensor: Tensor) -> None:
 def _batch(config: ModelConfig, settings: Deploy) -> None:
     config.dynamic_batching.max_queue_delay_microseconds = settings.queue_delay_us
     options.queue_up(config, settings)
+    config.dynamic_batching.preferred_batch_size.extend(settings.preferred_batch_sizes)
 
 
-def _instances(config: ModelConfig, settings: Deploy) -> None:
+def _instances(config: ModelConfig, count: int) -> None:
     from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
 
-    config.instance_group.add(count=settings.instances, kind=ModelInstanceGroup.KIND_CPU)
+    config.instance_group.add(count=count, kind=ModelInstanceGroup.KIND_CPU)
 
 
 def _threads(config: ModelConfig, settings: Deploy) -> None:
-    """Several instances share the cores; a single one is left to onnxruntime's default, all of them."""
-    if settings.instances > 1:
+    """Unless told, several instances share the cores; a single one is left to onnxruntime's default, all of them."""
+    threads = settings.threads
+    if threads is None and settings.instances > 1:
         threads = max(1, usable_cores() // settings.instances)
+    if threads is not None:
         config.parameters["intra_op_thread_count"].string_value = str(threads)
 
 

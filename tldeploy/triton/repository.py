@@ -275,7 +275,7 @@ def _inputs(export: Manifest, settings: Deploy) -> str:
     """Everything that determines what is published."""
     step, programs = step_of(export.task), (config.__file__, options.__file__, __file__)
     ours = [file_sha256(path) for path in (step.encoder, step.program, *map(Path, programs))]
-    return fingerprint([export.sha256, _decided(export, settings).model_dump(exclude={"repository"}), ours])
+    return fingerprint([export.sha256, _decided(export, settings).model_dump(exclude={"repository", "p99_ms"}), ours])
 
 
 def _shape(signature: Signature, export: Manifest) -> str:
