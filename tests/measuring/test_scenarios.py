@@ -177,7 +177,7 @@ def test_offline_blocks_interleave_the_engines_in_an_order_drawn_anew() -> None:
 def test_the_speedup_of_batches_is_the_ratio_of_what_they_took(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a clock that only engines move: one needs 1 ms a row, the other 3."""
     clock = Clock()
-    monkeypatch.setattr("tldeploy.measuring.scenarios.time", clock)
+    monkeypatch.setattr("tldeploy.measuring.scenarios.batched.time", clock)
     run = offline([Timed("quick", clock, 0.001), Timed("slow", clock, 0.003)], ROWS, None, "test")
     assert run.rows_per_s(0) == pytest.approx(1000)
     assert run.rows_per_s(1) == pytest.approx(1000 / 3)
