@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tldeploy.measuring.scenarios.turns import SEED, blocks, garbage_frozen
+from tldeploy.measuring.scenarios.turns import SEED, blocks, garbage_frozen, turns
 from tldeploy.progress import progress
 from tldeploy.runtime import Runner
 from tldeploy.tasks.classification import Row
@@ -47,14 +47,13 @@ def offline(runners: Sequence[Runner], rows: Sequence[Row], lengths: Sequence[in
     batch_ms = np.empty((len(runners), len(batches)))
     draw = np.random.default_rng(SEED)
     with garbage_frozen(), progress(what, batch_ms.size) as advance:
-        for indices in np.split(np.arange(len(batches)), np.flatnonzero(np.diff(block)) + 1):
-            for engine in draw.permutation(len(runners)).tolist():
-                predict = runners[engine].predict
-                predict(batches[indices[0]][:1])
-                for index in indices.tolist():
-                    start_s = time.perf_counter()
-                    predict(batches[index])
-                    batch_ms[engine, index] = 1000 * (time.perf_counter() - start_s)
-                advance(len(indices))
+        for engine, indices in turns(block, len(runners), draw):
+            predict = runners[engine].predict
+            predict(batches[indices[0]][:1])
+            for index in indices:
+                start_s = time.perf_counter()
+                predict(batches[index])
+                batch_ms[engine, index] = 1000 * (time.perf_counter() - start_s)
+            advance(len(indices))
     sizes = np.array([len(batch) for batch in batches], dtype=np.int64)
     return Offline(tuple(runner.name for runner in runners), batch_ms, sizes, block)

@@ -1,9 +1,13 @@
-"""Closed loop: N clients, each sending its next row as soon as the last one is answered, for some seconds."""
+"""Closed loop: N clients, each sending its next row as soon as the last one is answered, for some seconds.
+
+Served engines are asked by a process of its own (load/generator.py), the others by threads of this one.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tldeploy.measuring.load.generator import generators
+from tldeploy.measuring.load.health import Health, worst
 from tldeploy.measuring.scenarios.turns import SEED, garbage_frozen
 from tldeploy.progress import progress
 from tldeploy.runtime import Runner
@@ -24,7 +30,8 @@ class ClosedLoop:
     """Samples of one sweep over numbers of clients.
 
     completed: int64 [engines, concurrency, rounds], requests answered. elapsed_s: float64, the same shape, from the
-    start of a round to its last answer. latency_ms: float64 [requests], in the order of `completed`.
+    start of a round to its last answer. latency_ms: float64 [requests], in the order of `completed`. health: of the
+    generator, by engine and level; only served engines have one.
     """
 
     engines: tuple[str, ...]
@@ -32,6 +39,7 @@ class ClosedLoop:
     completed: NDArray[np.int64]
     elapsed_s: NDArray[np.float64]
     latency_ms: NDArray[np.float64]
+    health: dict[tuple[int, int], Health]
 
     def latencies_ms(self, engine: int, level: int) -> NDArray[np.float64]:
         """The latencies of one engine at one level of concurrency, all rounds together."""
@@ -53,22 +61,30 @@ def closed_loop(
     shape = (len(runners), len(concurrency), ROUNDS)
     elapsed_s = np.empty(shape)
     kept: dict[tuple[int, int, int], NDArray[np.float64]] = {}
-    clients = max(concurrency)
+    health: defaultdict[tuple[int, int], list[Health]] = defaultdict(list)
     with (
-        ThreadPoolExecutor(clients, thread_name_prefix="client") as pool,
+        generators(runners, shuffled) as served,
+        ThreadPoolExecutor(max(concurrency), thread_name_prefix="client") as pool,
         garbage_frozen(),
         progress(what, elapsed_s.size) as advance,
     ):
         for level, number in enumerate(concurrency):
             for turn in range(ROUNDS):
                 for engine in draw.permutation(len(runners)).tolist():
-                    load = Load(runners[engine], shuffled, number, seconds / ROUNDS)
-                    kept[engine, level, turn], elapsed_s[engine, level, turn] = load.run(pool)
+                    cell = engine, level, turn
+                    if engine in served:
+                        made = served[engine].closed_loop(number, seconds / ROUNDS)
+                        kept[cell], elapsed_s[cell] = made.sent.latency_ms, made.sent.elapsed_s
+                        health[engine, level].append(made.health)
+                    else:
+                        load = Load(runners[engine], shuffled, number, seconds / ROUNDS)
+                        kept[cell], elapsed_s[cell] = load.run(pool)
                     advance(1)
     latencies = [kept[cell] for cell in np.ndindex(shape)]
     completed = np.array([len(part) for part in latencies], dtype=np.int64).reshape(shape)
     names = tuple(runner.name for runner in runners)
-    return ClosedLoop(names, tuple(concurrency), completed, elapsed_s, np.concatenate(latencies))
+    judged = {cell: worst(found) for cell, found in health.items()}
+    return ClosedLoop(names, tuple(concurrency), completed, elapsed_s, np.concatenate(latencies), judged)
 
 
 class Load:

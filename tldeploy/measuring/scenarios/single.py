@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tldeploy.errors import QualityError
-from tldeploy.measuring.scenarios.turns import SEED, blocks, garbage_frozen
+from tldeploy.measuring.scenarios.turns import SEED, blocks, garbage_frozen, turns
+from tldeploy.measuring.warming import WarmUp, warm_up
 from tldeploy.progress import progress
 from tldeploy.runtime import Runner
 from tldeploy.tasks.classification import Row
-
-WARM_UP_REQUESTS = 20
 
 
 @dataclass(frozen=True)
@@ -26,13 +25,14 @@ class SingleStream:
     """Samples of one run.
 
     latency_ms: float64 [engines, rows]. probabilities: float32 [engines, rows, classes]. block: int64 [rows], which
-    block of neighbouring requests each row was sent in, the same for all engines.
+    block of neighbouring requests each row was sent in, the same for all engines. warm_up: one an engine.
     """
 
     engines: tuple[str, ...]
     latency_ms: NDArray[np.float64]
     probabilities: NDArray[np.float32]
     block: NDArray[np.int64]
+    warm_up: tuple[WarmUp, ...]
 
     @property
     def not_finite(self) -> list[int]:
@@ -56,20 +56,19 @@ def single_stream(
     latency_ms = np.empty((len(runners), len(rows)))
     probabilities = np.empty((len(runners), len(rows), classes), dtype=np.float32)
     order = np.random.default_rng(SEED)
-    _warm_up(runners, rows, classes)
+    warmed = tuple(_warmed(runner, rows, classes) for runner in runners)
     with garbage_frozen(), progress(what, len(rows) * len(runners)) as advance:
-        for indices in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(block)) + 1):
-            for engine in order.permutation(len(runners)).tolist():
-                predict = runners[engine].predict
-                predict([rows[indices[0] - 1]])
-                for row in indices.tolist():
-                    request = [rows[row]]
-                    start = time.perf_counter()
-                    answer = predict(request)
-                    latency_ms[engine, row] = 1000 * (time.perf_counter() - start)
-                    probabilities[engine, row] = answer[0]
-                advance(len(indices))
-    run = SingleStream(tuple(runner.name for runner in runners), latency_ms, probabilities, block)
+        for engine, indices in turns(block, len(runners), order):
+            predict = runners[engine].predict
+            predict([rows[indices[0] - 1]])
+            for row in indices:
+                request = [rows[row]]
+                start = time.perf_counter()
+                answer = predict(request)
+                latency_ms[engine, row] = 1000 * (time.perf_counter() - start)
+                probabilities[engine, row] = answer[0]
+            advance(len(indices))
+    run = SingleStream(tuple(runner.name for runner in runners), latency_ms, probabilities, block, warmed)
     for engine, wrong in zip(run.engines, run.not_finite, strict=True):
         if refuse and wrong:
             found = f"it answered {wrong} of {len(rows)} rows with numbers that are not finite"
@@ -77,12 +76,13 @@ def single_stream(
     return run
 
 
-def _warm_up(runners: Sequence[Runner], rows: Sequence[Row], classes: int) -> None:
-    """Rows from everywhere, so that many lengths are met, and a first look at the shape of the answers."""
-    spread = np.linspace(0, len(rows) - 1, WARM_UP_REQUESTS).astype(int).tolist()
-    for runner in runners:
-        for index in spread:
-            answer = runner.predict([rows[index]])
-            if answer.shape != (1, classes):
-                found = f"it answers one row with shape {list(answer.shape)}, the model has {classes} classes"
-                raise QualityError(f"measure {runner.name}", found, "deploy this model again, then run the bench again")
+def _warmed(runner: Runner, rows: Sequence[Row], classes: int) -> WarmUp:
+    """Warm one runner up, with a look at the shape of every answer."""
+
+    def ask(row: int) -> None:
+        answer = runner.predict([rows[row]])
+        if answer.shape != (1, classes):
+            found = f"it answers one row with shape {list(answer.shape)}, the model has {classes} classes"
+            raise QualityError(f"measure {runner.name}", found, "deploy this model again, then run the bench again")
+
+    return warm_up(ask, len(rows))

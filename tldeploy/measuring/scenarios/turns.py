@@ -1,4 +1,4 @@
-"""What all scenarios share: blocks of neighbouring requests, and a heap that stands still while they are timed."""
+"""What all scenarios share: blocks of neighbouring requests, turns, and a heap that stands still meanwhile."""
 
 from __future__ import annotations
 
@@ -21,6 +21,13 @@ def blocks(rows: int) -> NDArray[np.int64]:
     """
     blocks = max(-(-rows // MOST_ROWS_A_BLOCK), min(FEWEST_BLOCKS, rows))
     return np.arange(rows, dtype=np.int64) * blocks // rows
+
+
+def turns(block: NDArray[np.int64], engines: int, draw: np.random.Generator) -> Iterator[tuple[int, list[int]]]:
+    """Whose turn it is, and with which samples: block after block, the engines in an order drawn anew for each."""
+    for indices in np.split(np.arange(len(block)), np.flatnonzero(np.diff(block)) + 1):
+        for engine in draw.permutation(engines).tolist():
+            yield engine, indices.tolist()
 
 
 @contextmanager
