@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tests.engine import Engine
 from tldeploy.errors import QualityError, RequestError
-from tldeploy.measuring.scenarios import ROUNDS, closed_loop, offline, single_stream
+from tldeploy.measuring.scenarios import ROUNDS, closed_loop, multi_stream, offline, single_stream
 from tldeploy.measuring.statistics import speedup
 
 ROWS = [str(number) for number in range(50)]
@@ -50,7 +50,7 @@ def test_engines_take_turns_within_every_block_and_each_turn_starts_with_a_reque
     blocks, sizes = np.unique(run.block, return_counts=True)
     assert len(blocks) == 25
     assert sizes.tolist() == [16] * 25
-    measured = seen[3 * 20 :]  # after the warm-up
+    measured = seen[sum(warmed.requests for warmed in run.warm_up) :]
     assert len(measured) == 3 * (400 + 25)
     orders = set()
     for start in range(0, len(measured), 3 * 17):
@@ -177,12 +177,29 @@ def test_offline_blocks_interleave_the_engines_in_an_order_drawn_anew() -> None:
 def test_the_speedup_of_batches_is_the_ratio_of_what_they_took(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a clock that only engines move: one needs 1 ms a row, the other 3."""
     clock = Clock()
-    monkeypatch.setattr("tldeploy.measuring.scenarios.time", clock)
+    monkeypatch.setattr("tldeploy.measuring.scenarios.batched.time", clock)
     run = offline([Timed("quick", clock, 0.001), Timed("slow", clock, 0.003)], ROWS, None, "test")
     assert run.rows_per_s(0) == pytest.approx(1000)
     assert run.rows_per_s(1) == pytest.approx(1000 / 3)
     found = speedup(run.batch_ms[0], run.batch_ms[1], run.block)
     assert (found.value, found.low, found.high) == pytest.approx((3, 3, 3))
+
+
+def test_multi_stream_sends_every_row_in_queries_of_one_size_and_times_each_query(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("tldeploy.measuring.scenarios.multi.time", clock)
+    seen: list[tuple[str, list[str]]] = []
+    run = multi_stream([BatchWitness(name, seen) for name in "ab"], ROWS, 8, "test")
+    assert (run.query_rows, run.query_ms.shape) == (8, (2, 7))
+    for name in "ab":
+        queries = batches_of(seen, name)
+        assert {len(query) for query in queries} == {8}
+        assert len(queries) == 7 + run.block[-1] + 1, "and one a turn that is not kept"
+        assert {row for query in queries for row in query} == set(ROWS)
+    timed = multi_stream([Timed("a", clock, 0.001), Timed("b", clock, 0.002)], ROWS, 8, "test")
+    np.testing.assert_allclose(timed.query_ms, [[8] * 7, [16] * 7])
 
 
 class Clock:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tldeploy.measuring.statistics import quantiles, speedup
+from tldeploy.measuring.statistics import fewest, percentiles, quantiles, speedup
 
 BLOCK = np.arange(160) // 8
 
@@ -65,3 +65,46 @@ def test_one_stalled_request_does_not_move_the_speedup() -> None:
     before = speedup(engine, reference, BLOCK)
     engine[7] *= 1000
     assert speedup(engine, reference, BLOCK).value == pytest.approx(before.value, rel=0.01)
+
+
+def test_percentiles_are_in_their_intervals_in_95_runs_of_100() -> None:
+    """Of 300 runs that are right in 95 % each, fewer than 273 are right once in a thousand times."""
+    shares, block = [0.5, 0.9, 0.95, 0.99], np.arange(800) // 16
+    inside = np.zeros(4, dtype=int)
+    for seed in range(300):
+        for at, found in enumerate(quantiles(np.random.default_rng(seed).exponential(size=800), block, shares)):
+            inside[at] += found.low <= -np.log(1 - shares[at]) <= found.high
+    assert (inside >= 273).all()
+
+
+@pytest.mark.parametrize(("share", "samples"), [(0.5, 6), (0.9, 36), (0.95, 72), (0.99, 368), (0.999, 3688)])
+def test_a_percentile_needs_samples_enough_that_one_lies_above_it(share: float, samples: int) -> None:
+    assert fewest(share) == samples
+    assert share**samples <= 0.025 < share ** (samples - 1)
+    draw = np.random.default_rng(0)
+    for count, carried in ((samples, True), (samples - 1, False)):
+        (found,) = percentiles(draw.exponential(size=count), np.arange(count) // 5, [share])
+        assert (found.found is not None) == carried
+        assert found.needed >= samples
+
+
+def test_a_tail_in_one_clump_has_no_upper_end() -> None:
+    """Slow requests that all came in one block are worth one event, and a p99 from one event has no bound."""
+    samples, block = np.random.default_rng(0).exponential(size=640), np.arange(640) // 16
+    scattered, clumped = samples.copy(), samples.copy()
+    scattered[::64] = clumped[:10] = 100 + np.arange(10)
+    (apart,), (together,) = (percentiles(values, block, [0.99]) for values in (scattered, clumped))
+    assert apart.interval is not None
+    assert together.interval is not None
+    assert together.interval[1] is None
+    assert together.needed > 640
+    assert together.found is not None
+    assert apart.found is not None
+    assert together.found.value == apart.found.value
+
+
+def test_samples_of_a_queue_get_the_largest_design_effect() -> None:
+    drifting = np.random.default_rng(2).lognormal(0, 1, 40)[np.arange(640) // 16] + np.arange(640) / 1e6
+    alone, queued = (quantiles(drifting, np.arange(640) // 16, [0.5, 0.99], queued=kind)[1] for kind in (False, True))
+    assert queued.low <= alone.low
+    assert queued.high >= alone.high

@@ -1,6 +1,10 @@
 """Measuring: how rows are sent to runners, and statistics of the samples. The export and the bench stage share it.
 
-scenarios.py   what is sent and what is kept: the raw samples
+scenarios/     what is sent and what is kept: the raw samples
+load/          load on a served model, made by another process
+warming.py     requests that are not kept, until they get no faster
+noise.py       an engine against itself: which differences are none
+shapes.py      rows of one length
 loading.py     the time until a graph is ready, and its memory, in fresh processes
 profiling.py   where a session spends its time, node by node and provider by provider
 statistics.py  percentiles, speed-ups and their intervals, derived from the samples

@@ -2,9 +2,16 @@
 
 Percentiles are nearest-rank ones: a latency that really occurred, as MLPerf reports them.
 
-Intervals come from a block bootstrap (Künsch, Annals of Statistics 17, 1989; here with fixed blocks): whole blocks of
-neighbouring requests are drawn, because requests sent within a moment of each other share the state of the machine and
-are not independent. Drawing single rows would give intervals that are too narrow on a machine with neighbours.
+Intervals count blocks, not requests: requests sent within a moment of each other share the state of the machine, or of
+a queue, and are not independent. How much less a block tells than as many independent requests is its design effect,
+the variance over blocks of the share above the percentile, over the binomial one. The interval holds the percentiles
+that are in line with what was counted above them (Woodruff, JASA 47, 1952), by the exact binomial law of as many
+independent requests as the blocks are worth (Korn & Graubard, Survey Methodology 24, 1998). A percentile bootstrap over
+blocks was simulated beside it: of 200 runs of 400 exponential latencies it held the p99 in 87 % instead of 95 %, and of
+2,000 in a queue in 76 %. It draws from a tail of four samples as if there were nothing beyond them.
+
+The same law says how many samples a percentile can carry: with fewer than 3.7 / (1 - share) independent ones there is
+more than one chance in forty that none of them lies above it, and no upper end.
 
 The speed-up is the median of the rows' own ratios: how many times as fast the typical request is answered. Rows differ
 in length by far more than engines drift, and a ratio within one row is free of that. The other candidate, the quotient
@@ -15,15 +22,15 @@ would not be, and swapping the engines gives the inverse.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-RESAMPLES = 2000
 CONFIDENCE = 0.95
-_MOST_DRAWN_AT_ONCE = 4_000_000
+_TAIL = (1 - CONFIDENCE) / 2
 
 
 @dataclass(frozen=True)
@@ -38,18 +45,67 @@ class Estimate:
         return asdict(self)
 
 
-def quantiles(samples: NDArray[np.float64], block: NDArray[np.int64], shares: Sequence[float]) -> list[Estimate]:
-    """The nearest-rank quantile at each share in (0, 1), with its interval.
+@dataclass(frozen=True)
+class Percentile:
+    """A percentile of `samples` samples, in their unit.
+
+    found: None where they are too few to be sure that one lies above it. Its upper end is infinite where they hang
+    together so much that they are worth too few. needed: samples of that kind for an interval with both ends.
+    """
+
+    share: float
+    found: Estimate | None
+    samples: int
+    needed: int
+
+    @property
+    def interval(self) -> list[float | None] | None:
+        """Both ends, as JSON can have them: None for one that is not known."""
+        if self.found is None:
+            return None
+        return [self.found.low, self.found.high if math.isfinite(self.found.high) else None]
+
+
+def fewest(share: float) -> int:
+    """Independent samples of which one lies above the quantile at this share, with a chance of 39 in 40."""
+    return math.ceil(math.log(_TAIL) / math.log(share))
+
+
+def percentiles(
+    samples: NDArray[np.float64], block: NDArray[np.int64], shares: Sequence[float], *, queued: bool = False
+) -> list[Percentile]:
+    """The quantile at each share, as far as there are samples enough for it. See `quantiles` for the rest."""
+    most = len(samples)
+    effects = _design_effects(samples, block, shares, queued)
+    found = []
+    for share, effect, estimate in zip(shares, effects, quantiles(samples, block, shares, queued=queued), strict=True):
+        needed = max(fewest(share), math.ceil(effect * math.log(_TAIL) / math.log(share)))
+        shown = estimate if most >= needed else replace(estimate, high=math.inf)
+        found.append(Percentile(share, shown if most >= fewest(share) else None, most, needed))
+    return found
+
+
+def quantiles(
+    samples: NDArray[np.float64], block: NDArray[np.int64], shares: Sequence[float], *, queued: bool = False
+) -> list[Estimate]:
+    """The nearest-rank quantile at each share in (0, 1), with its interval, which ends at the largest sample.
 
     samples: float64 [rows]. block: int64 [rows], counted from 0 and rising, the block each sample was taken in.
+    queued: the samples waited in one queue, so that slow ones come in clumps. Of these a tail has too few to show it,
+    and each share gets the largest design effect of all.
     """
-    order = np.argsort(samples)
-    ranked = samples[order]
-    exact = ranked[[_rank(np.arange(1, len(ranked) + 1)[None], share)[0] for share in shares]]
-    ranks = _resampled_ranks(block[order], int(block[-1]) + 1, shares)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(ranked[ranks], [tail, 1 - tail], axis=0)
-    return [Estimate(*map(float, found)) for found in zip(exact, low, high, strict=True)]
+    from scipy.special import betaincinv
+
+    ranked = np.sort(samples)
+    most = len(ranked)
+    found = []
+    for share, effect in zip(shares, _design_effects(samples, block, shares, queued), strict=True):
+        below, above = most / effect * share, most / effect * (1 - share)
+        low = math.ceil(most * betaincinv(below, above + 1, _TAIL))
+        high = math.ceil(most * betaincinv(below + 1, above, 1 - _TAIL)) + 1
+        ranks = np.clip([_rank(most, share), low, high], 1, most) - 1
+        found.append(Estimate(*ranked[ranks].tolist()))
+    return found
 
 
 def speedup(latency_ms: NDArray[np.float64], reference_ms: NDArray[np.float64], block: NDArray[np.int64]) -> Estimate:
@@ -57,21 +113,31 @@ def speedup(latency_ms: NDArray[np.float64], reference_ms: NDArray[np.float64], 
     return quantiles(reference_ms / latency_ms, block, [0.5])[0]
 
 
-def _resampled_ranks(block: NDArray[np.int64], blocks: int, shares: Sequence[float]) -> NDArray[np.int64]:
-    """Which sample is the quantile in each resample, int64 [resamples, shares], as an index into the sorted samples.
+def _rank(most: int, share: float) -> int:
+    """The nearest rank, from 1. The product is rounded, or 0.9 of 70 would be the 64th."""
+    return math.ceil(round(share * most, 9))
 
-    block: of the sorted samples. Each resample draws as many blocks as there are, with replacement; how often a block
-    was drawn is a weight on its samples, so that sorting once is enough and blocks may differ in size.
+
+def _design_effects(
+    samples: NDArray[np.float64], block: NDArray[np.int64], shares: Sequence[float], queued: bool
+) -> list[float]:
+    """How many samples tell as much as one independent sample does, at least 1, about the quantile at each share.
+
+    Widened by Student's t for the number of blocks, as their own variance is estimated from them.
     """
-    times_drawn = np.random.default_rng(0).multinomial(blocks, np.full(blocks, 1 / blocks), size=RESAMPLES)
-    parts = -(-RESAMPLES * len(block) // _MOST_DRAWN_AT_ONCE)
-    found = []
-    for part in np.array_split(times_drawn, parts):
-        reached = np.cumsum(part[:, block], axis=1)
-        found.append(np.stack([_rank(reached, share) for share in shares], axis=1))
-    return np.concatenate(found)
+    from scipy.special import ndtri, stdtrit
 
-
-def _rank(reached: NDArray[np.int64], share: float) -> NDArray[np.int64]:
-    """The first sample at which the running weight [resamples, samples] reaches the share of the whole."""
-    return np.asarray((reached < share * reached[:, -1:]).sum(axis=1), dtype=np.int64)
+    sizes = np.bincount(block)
+    blocks, most = len(sizes), len(samples)
+    if blocks < 2:
+        return [1.0] * len(shares)
+    ranked = np.sort(samples)
+    effects = []
+    for share in shares:
+        above = samples > ranked[_rank(most, share) - 1]
+        mean = above.mean()
+        residuals = np.bincount(block, above) - mean * sizes
+        binomial = most * mean * (1 - mean)
+        effects.append(float(max(1, blocks / (blocks - 1) * (residuals**2).sum() / binomial)) if binomial else 1.0)
+    student = float((stdtrit(blocks - 1, 1 - _TAIL) / ndtri(1 - _TAIL)) ** 2)
+    return [student * (max(effects) if queued else effect) for effect in effects]

@@ -1,0 +1,170 @@
+"""The process that makes load on a served model, so that the bench's own threads and heap are not what is measured.
+
+    python -m tldeploy.measuring.load.generator
+
+It is told by lines of JSON on standard input, first whom to ask and with which rows, then round by round what load to
+make, and answers each with a line on standard output. It ends when its input does, and so dies with its parent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from tldeploy import errors
+from tldeploy.errors import MachineError, TldeployError
+from tldeploy.measuring.load.health import Health, health
+from tldeploy.measuring.load.sending import MOST_UNANSWERED, Ask, Sent, arrivals, closed_loop, open_loop
+from tldeploy.runtime import Runner
+from tldeploy.runtime.triton import AsyncClient, Client
+from tldeploy.tasks.classification import Row
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of load, and whether the generator kept up with it."""
+
+    sent: Sent
+    health: Health
+
+
+class Generator:
+    """Load on the model that `client` asks, made by another process with a connection of its own.
+
+    Raises what the requests raise there, and MachineError when the process is gone.
+    """
+
+    def __init__(self, client: Client, rows: Sequence[Row]) -> None:
+        self.asked = f"make load on {client.name}"
+        command = [sys.executable, "-m", __name__]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, encoding="utf-8")
+        texts = [row if isinstance(row, str) else row.decode() for row in rows]
+        whom = {"url": client.url, "model": client.model, "protocol": client.protocol, "timeout_s": client.timeout_s}
+        self._tell({"client": whom, "shared_memory": client.shared_memory, "rows": texts})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def open_loop(self, rate_per_s: float, seconds: float, seed: int) -> Round:
+        """Requests that arrive at random, at this rate on average. See sending.py."""
+        return self._round({"load": "open", "rate_per_s": rate_per_s, "seconds": seconds, "seed": seed})
+
+    def closed_loop(self, clients: int, seconds: float) -> Round:
+        """So many clients, each asking again as soon as it is answered."""
+        return self._round({"load": "closed", "clients": clients, "seconds": seconds})
+
+    def close(self) -> None:
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _round(self, load: dict[str, Any]) -> Round:
+        answer = self._tell(load)
+        due, sent, answered = (np.array(answer[name], dtype=np.float64) for name in ("due", "sent", "answered"))
+        found = Sent(due, due if load["load"] == "closed" else sent, answered, answer["dropped"])
+        return Round(found, health(found, answer["cpu_s"]))
+
+    def _tell(self, what: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps(what) + "\n")
+            self._process.stdin.flush()
+            answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        except (OSError, ValueError) as error:
+            found = f"the process that makes it is gone (exit code {self._process.poll()})"
+            raise MachineError(self.asked, found, "free some memory, and look at what it said above") from error
+        if "error" in answer:
+            raise getattr(errors, answer["error"])(answer["asked"], answer["found"], answer["fix"])
+        return answer
+
+
+@contextmanager
+def generators(runners: Sequence[Runner], rows: Sequence[Row]) -> Iterator[dict[int, Generator]]:
+    """A generator for each runner that asks a server, by its place among the runners."""
+    with ExitStack() as stack:
+        yield {
+            place: stack.enter_context(Generator(runner, rows))
+            for place, runner in enumerate(runners)
+            if isinstance(runner, Client)
+        }
+
+
+async def _serve() -> None:
+    """Answer each line of standard input, until it ends."""
+    about = json.loads(sys.stdin.readline())
+    print("{}", flush=True)
+    gc.freeze()
+    gc.disable()
+    for line in sys.stdin:
+        load = json.loads(line)
+        try:
+            # A connection for each round: one that was idle may have been closed by the server.
+            async with _asking(about) as ask:
+                found = await _made(ask, about["rows"], load)
+        except* TldeployError as group:
+            failed = group.exceptions[0]
+            while isinstance(failed, BaseExceptionGroup):
+                failed = failed.exceptions[0]
+            found = failed.as_json() if isinstance(failed, TldeployError) else {}
+        print(json.dumps(found), flush=True)
+        gc.collect()
+
+
+async def _made(ask: Ask, rows: list[str], load: dict[str, Any]) -> dict[str, Any]:
+    await ask([rows[0]])  # not kept: it opens the connection
+    cpu_s = time.process_time()
+    if load["load"] == "open":
+        sent = await open_loop(ask, rows, arrivals(load["rate_per_s"], load["seconds"], load["seed"]))
+    else:
+        sent = await closed_loop(ask, rows, load["clients"], load["seconds"])
+    times = {name: getattr(sent, name).tolist() for name in ("due", "sent", "answered")}
+    return {**times, "dropped": sent.dropped, "cpu_s": time.process_time() - cpu_s}
+
+
+@asynccontextmanager
+async def _asking(about: dict[str, Any]) -> AsyncIterator[Ask]:
+    if not about["shared_memory"]:
+        async with AsyncClient(**about["client"]) as client:
+            yield client.predict
+        return
+    loop = asyncio.get_running_loop()
+    # Memory is shared by the client that waits for its answer only: each request has a thread.
+    with Client(**about["client"], shared_memory=True) as waiting, ThreadPoolExecutor(MOST_UNANSWERED) as pool:
+        yield lambda rows: loop.run_in_executor(pool, waiting.predict, rows)
+
+
+def _precise_loop() -> asyncio.AbstractEventLoop:
+    """An event loop that wakes within microseconds: epoll's sleeps, the usual ones, are whole milliseconds."""
+    return asyncio.SelectorEventLoop(selectors.SelectSelector())
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    with asyncio.Runner(loop_factory=_precise_loop) as runner:
+        runner.run(_serve())

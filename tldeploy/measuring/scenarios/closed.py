@@ -1,0 +1,136 @@
+"""Closed loop: N clients, each sending its next row as soon as the last one is answered, for some seconds.
+
+Served engines are asked by a process of its own (load/generator.py), the others by threads of this one.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tldeploy.measuring.load.generator import generators
+from tldeploy.measuring.load.health import Health, worst
+from tldeploy.measuring.scenarios.turns import SEED, garbage_frozen
+from tldeploy.progress import progress
+from tldeploy.runtime import Runner
+from tldeploy.tasks.classification import Row
+
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class ClosedLoop:
+    """Samples of one sweep over numbers of clients.
+
+    completed: int64 [engines, concurrency, rounds], requests answered. elapsed_s: float64, the same shape, from the
+    start of a round to its last answer. latency_ms: float64 [requests], in the order of `completed`. health: of the
+    generator, by engine and level; only served engines have one.
+    """
+
+    engines: tuple[str, ...]
+    concurrency: tuple[int, ...]
+    completed: NDArray[np.int64]
+    elapsed_s: NDArray[np.float64]
+    latency_ms: NDArray[np.float64]
+    health: dict[tuple[int, int], Health]
+
+    def latencies_ms(self, engine: int, level: int) -> NDArray[np.float64]:
+        """The latencies of one engine at one level of concurrency, all rounds together."""
+        ends = np.cumsum(self.completed.sum(axis=2).ravel())
+        cell = engine * len(self.concurrency) + level
+        return self.latency_ms[ends[cell - 1] if cell else 0 : ends[cell]]
+
+
+def closed_loop(
+    runners: Sequence[Runner], rows: Sequence[Row], concurrency: Sequence[int], seconds: float, what: str
+) -> ClosedLoop:
+    """Keep 1, 4, 16, … clients busy for `seconds` each and engine, in rounds that interleave the engines.
+
+    Clients draw from one shuffled order of the rows, so that a fast engine, which gets further, meets the same mix of
+    lengths as a slow one. An error in any client ends the round and is raised here.
+    """
+    draw = np.random.default_rng(SEED)
+    shuffled = [rows[index] for index in draw.permutation(len(rows))]
+    shape = (len(runners), len(concurrency), ROUNDS)
+    elapsed_s = np.empty(shape)
+    kept: dict[tuple[int, int, int], NDArray[np.float64]] = {}
+    health: defaultdict[tuple[int, int], list[Health]] = defaultdict(list)
+    with (
+        generators(runners, shuffled) as served,
+        ThreadPoolExecutor(max(concurrency), thread_name_prefix="client") as pool,
+        garbage_frozen(),
+        progress(what, elapsed_s.size) as advance,
+    ):
+        for level, number in enumerate(concurrency):
+            for turn in range(ROUNDS):
+                for engine in draw.permutation(len(runners)).tolist():
+                    cell = engine, level, turn
+                    if engine in served:
+                        made = served[engine].closed_loop(number, seconds / ROUNDS)
+                        kept[cell], elapsed_s[cell] = made.sent.latency_ms, made.sent.elapsed_s
+                        health[engine, level].append(made.health)
+                    else:
+                        load = Load(runners[engine], shuffled, number, seconds / ROUNDS)
+                        kept[cell], elapsed_s[cell] = load.run(pool)
+                    advance(1)
+    latencies = [kept[cell] for cell in np.ndindex(shape)]
+    completed = np.array([len(part) for part in latencies], dtype=np.int64).reshape(shape)
+    names = tuple(runner.name for runner in runners)
+    judged = {cell: worst(found) for cell, found in health.items()}
+    return ClosedLoop(names, tuple(concurrency), completed, elapsed_s, np.concatenate(latencies), judged)
+
+
+class Load:
+    """One round: `clients` threads, each sending its next row when the last one is answered, until the time is up."""
+
+    def __init__(self, runner: Runner, rows: Sequence[Row], clients: int, seconds: float) -> None:
+        self.runner, self.rows, self.clients, self.seconds = runner, rows, clients, seconds
+        self.ready = threading.Barrier(clients)
+        self.stop = threading.Event()
+
+    def run(self, pool: ThreadPoolExecutor) -> tuple[NDArray[np.float64], float]:
+        """Latencies in ms of all requests as they were sent, and the seconds from the common start to the last answer.
+
+        Each client finishes the request that it is in when the time is up, and that one counts: so no round is empty.
+        """
+        futures = [pool.submit(self._client, number) for number in range(self.clients)]
+        try:
+            errors = [future.exception() for future in futures]
+        finally:
+            self.stop.set()
+        # A client that fails breaks the barrier for the others: their BrokenBarrierError is only its echo.
+        if failed := [error for error in errors if error is not None]:
+            raise next((error for error in failed if not isinstance(error, threading.BrokenBarrierError)), failed[0])
+        results = [future.result() for future in futures]
+        start = min(starts[0] for starts, _ in results)
+        end = max(ends[-1] for _, ends in results)
+        sent, answered = (np.concatenate(times) for times in zip(*results, strict=True))
+        return 1000 * (answered - sent)[np.argsort(sent, kind="stable")], end - start
+
+    def _client(self, number: int) -> tuple[list[float], list[float]]:
+        """When each request was sent and answered, in seconds of the performance counter."""
+        starts: list[float] = []
+        ends: list[float] = []
+        predict, rows = self.runner.predict, self.rows
+        try:
+            predict([rows[number % len(rows)]])  # not kept: the thread's first request opens connections and buffers
+            self.ready.wait()
+            stop_at = time.perf_counter() + self.seconds
+            row = number
+            while not ends or (ends[-1] < stop_at and not self.stop.is_set()):
+                starts.append(time.perf_counter())
+                predict([rows[row % len(rows)]])
+                ends.append(time.perf_counter())
+                row += self.clients
+        except BaseException:
+            self.stop.set()
+            self.ready.abort()
+            raise
+        return starts, ends
