@@ -194,7 +194,7 @@ class Server:
 
     def _describe(self) -> None:
         """Tell publishers where it will be, if anything can be written beside the repository."""
-        running.live(self.repository)  # removes what dead ones left
+        running.described(self.repository)  # removes what dead ones left
         if running.make_place(self.repository, self.id):
             here = (self.http_url, self.control_key, os.getpid(), socket.gethostname())
             self.running = running.Running(str(self.repository), self.id, *here)
