@@ -6,10 +6,9 @@ busy: 32 connections ask two tiny models for two minutes, while versions are pub
 broken: a graph that no server loads, golden answers that differ, a configuration that does not fit. Every answer has to
 be that of a version that was legitimately live at some moment between its request and its receipt.
 
-killed, killed-serving: a publisher is killed by SIGKILL at a random moment, 25 times, without and with a running
-server.
-The next command then reads the repository, and lint must find no error. Every fifth time a fresh server loads it and
-answers right; the running one does so each time, and must not lose a request.
+killed, killed-serving: a publisher is killed by SIGKILL at a random moment, 25 times, without a running server and with
+one. The next command then reads the repository, and lint must find no error. Every fifth time a fresh server loads it
+and answers right; the running one does so each time, and must not lose a request.
 
 What is run is tests/triton/publish_busy.py and publish_killed.py. Writes publishing.json there, and publishing.md.
 """

@@ -1,6 +1,6 @@
 """Publish, roll back and publish broken versions while clients ask a running server without a pause; judge each answer.
 
-    python publish_busy.py <folder> <seconds> <connections>
+    python publish_busy.py <folder> <seconds> <connections> [<pause of each between requests, in seconds>]
 
 Prints one JSON object. An answer is right if it is that of a version that was legitimately live at some moment between
 its request and its receipt; a version is so from the beginning of the call that published it, if that succeeded, to the
@@ -109,9 +109,9 @@ def misfitting() -> Iterator[None]:
         yield
 
 
-def ask_apart(url: str, model: str, connections: int, pipe: Connection) -> None:
+def ask_apart(url: str, model: str, connections: int, pause_s: float, pipe: Connection) -> None:
     """In a process of its own, until something comes through the pipe; what was answered goes back."""
-    with asking(url, model, ASKED, connections, pause_s=0) as log:
+    with asking(url, model, ASKED, connections, pause_s) as log:
         pipe.recv()
     pipe.send(log.requests)
 
@@ -172,7 +172,7 @@ class Publisher:
             self.broken("first", "misfit", QualityError)
 
 
-def busy(folder: Path, seconds: float, connections: int) -> dict[str, Any]:
+def busy(folder: Path, seconds: float, connections: int, pause_s: float = 0) -> dict[str, Any]:
     """Counts: `lost` requests, `wrong` answers; each must be 0. At least one action of each kind that fits is done."""
     exports = make_exports(folder / "exports")
     right = {
@@ -188,7 +188,8 @@ def busy(folder: Path, seconds: float, connections: int) -> dict[str, Any]:
         askers = []
         for model in MODELS:
             here, there = spawn.Pipe()
-            process = spawn.Process(target=ask_apart, args=(server.http_url, model, connections // len(MODELS), there))
+            given = (server.http_url, model, connections // len(MODELS), pause_s, there)
+            process = spawn.Process(target=ask_apart, args=given)
             process.start()
             askers.append((model, here, process))
         try:
@@ -234,4 +235,4 @@ def judged(publisher: Publisher, requests: dict[str, list[Asked]], right: dict[s
 
 
 if __name__ == "__main__":
-    print(json.dumps(busy(Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))))
+    print(json.dumps(busy(Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), *map(float, sys.argv[4:]))))

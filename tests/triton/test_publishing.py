@@ -21,13 +21,13 @@ def proved(script: str, *arguments: object) -> dict[str, object]:
 
 
 def test_under_load_every_request_is_answered_and_right(tmp_path: Path) -> None:
-    found = proved("publish_busy", tmp_path, 4, 4)
+    found = proved("publish_busy", tmp_path, 2, 4, 0.02)
     assert (found["lost"], found["wrong"], found["examples"]) == (0, 0, [])
     assert isinstance(found["requests"], int)
     assert found["requests"] > 100
 
 
-@pytest.mark.parametrize("served", [0, 1])
+@pytest.mark.parametrize("served", [1, pytest.param(0, marks=pytest.mark.proof)])
 def test_what_killed_publishers_leave_loads_and_answers_right(tmp_path: Path, served: int) -> None:
-    found = proved("publish_killed", tmp_path, 3, 3, served, 0)
-    assert (found["killed"], found["lost"], found["faults"]) == (3, 0, [])
+    found = proved("publish_killed", tmp_path, 2, 2, served, 0)
+    assert (found["killed"], found["lost"], found["faults"]) == (2, 0, [])

@@ -36,6 +36,9 @@ class Follower:
                 return [name for name in names if self._taken(repository, name)]
         except StorageError:
             return []
+        except (TldeployError, OSError) as error:
+            self._log(f"new versions cannot be looked for: {error}")
+            return []
 
     def _taken(self, repository: Path, name: str) -> bool:
         version = live_version(repository / name)

@@ -184,9 +184,22 @@ def make_place(repository: Path, server_id: str) -> Path | None:
     return folder
 
 
+def described(repository: Path) -> list[Running]:
+    """The servers that some process of this machine runs, or is about to. What dead ones left is removed."""
+    found: list[Running] = []
+    for file in sorted(repository.parent.glob(f".{repository.name}.serving-*/{DESCRIPTION}")):
+        with contextlib.suppress(OSError, ValueError, TypeError):  # it stops just now
+            server = Running(**{**json.loads(file.read_bytes()), "repository": str(repository)})
+            if server.machine == socket.gethostname() and not is_alive(server.pid):
+                shutil.rmtree(server.folder, ignore_errors=True)
+            elif server.machine == socket.gethostname():
+                found.append(server)
+    return found
+
+
 def live(repository: Path) -> list[Running]:
-    """The servers that run on this machine. Raises ServerError when one does not answer."""
-    return [server for server in _described(repository) if _lives(server)]
+    """Those that listen; one that is starting will look at the repository itself. Raises ServerError when one hangs."""
+    return [server for server in described(repository) if server.answers()]
 
 
 @contextlib.contextmanager
@@ -200,22 +213,6 @@ def held(repository: Path, wait_s: float) -> Iterator[list[Running]]:
         for server in servers:
             stack.enter_context(locked(server.lock, f"tell the server at {server.url}", wait_s))
         yield servers
-
-
-def _described(repository: Path) -> list[Running]:
-    found: list[Running] = []
-    for file in sorted(repository.parent.glob(f".{repository.name}.serving-*/{DESCRIPTION}")):
-        with contextlib.suppress(OSError, ValueError, TypeError):  # it stops just now
-            found.append(Running(**{**json.loads(file.read_bytes()), "repository": str(repository)}))
-    return [server for server in found if server.machine == socket.gethostname()]
-
-
-def _lives(server: Running) -> bool:
-    """One that is starting does not listen yet: it will look at the repository itself when it does."""
-    if not is_alive(server.pid):
-        shutil.rmtree(server.folder, ignore_errors=True)
-        return False
-    return server.answers()
 
 
 def _id_at(url: str) -> Any:

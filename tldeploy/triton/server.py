@@ -198,7 +198,7 @@ class Server:
 
     def _describe(self) -> None:
         """Tell publishers where it will be, if anything can be written beside the repository."""
-        running.live(self.repository)  # removes what dead ones left
+        running.described(self.repository)  # removes what dead ones left
         if running.make_place(self.repository, self.id):
             metrics = f"{self._inner.host}:{self._inner.metrics_port}"
             here = (self._inner_url, self.key, os.getpid(), socket.gethostname(), metrics)

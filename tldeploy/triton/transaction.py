@@ -160,7 +160,7 @@ def _apply(repository: Path) -> ServerError | None:
                     _go_live(repository, publishing, plan, servers)
                 except ServerError as error:
                     asked = f"publish version {plan['version']} of {plan['models'][-1]}"
-                    fix = "it serves on what it served, and so does the repository; look in its log, and publish again"
+                    fix = "what was served is served on, and the repository is as it was; look in the server's log"
                     refusal = ServerError(asked, error.found, fix)
                     plan["withdrawn"] = True
                     write_file(plan_file, json.dumps(plan))
