@@ -23,6 +23,7 @@ def command(recipe: str, force: bool, as_json: bool) -> None:
       tldeploy bench models/review-sentiment --force --json | tail -n 1
     """
     from tldeploy import pipeline
+    from tldeploy.benchmarking.remarks import remarks, render_server
     from tldeploy.benchmarking.report import HOW_TO_READ, headline, render_table, weakest_class
 
     outcome = pipeline.bench(recipe, force)
@@ -30,5 +31,7 @@ def command(recipe: str, force: bool, as_json: bool) -> None:
     if as_json:
         show.print_json({"engines": report["engines"], "chosen": report["chosen"], "skipped": outcome.skipped})
     else:
-        print(f"{render_table(report)}\n{HOW_TO_READ}\n\n{headline(report)}\n{weakest_class(report)}")
+        print(f"{render_table(report)}\n{HOW_TO_READ}\n")
+        print("\n".join([*filter(None, [render_server(report)]), *remarks(report)]))
+        print(f"\n{headline(report)}\n{weakest_class(report)}")
         print(f"report: {outcome.folder.parent / 'report.html'}")
