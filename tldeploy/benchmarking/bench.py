@@ -17,6 +17,7 @@ import numpy as np
 from tldeploy import artifacts, environment, recipe
 from tldeploy.artifacts import Choice, Manifest
 from tldeploy.benchmarking.measured import run_scenarios, save_samples
+from tldeploy.benchmarking.older import REPORT_JSON, SAMPLES
 from tldeploy.benchmarking.page import render_page
 from tldeploy.benchmarking.report import build_report, reported_engine
 from tldeploy.data.rows import Rows
@@ -24,8 +25,6 @@ from tldeploy.runtime import Runner
 from tldeploy.tasks import load_task
 
 TEST_ROWS = "test.jsonl"
-SAMPLES = "samples.npz"
-REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"
 
 

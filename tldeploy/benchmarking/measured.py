@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tldeploy import recipe
+from tldeploy.artifacts import fingerprint
 from tldeploy.data.rows import Rows
 from tldeploy.errors import UsageError
 from tldeploy.measuring.noise import Noise, measure_noise
@@ -36,9 +37,10 @@ MOST_FIXED_ROWS = 160
 
 @dataclass(frozen=True)
 class Measured:
-    """One run over the engines. truth: int64 [rows]. providers: one an engine. fixed: by tokens of a row. What was not
-    run is None."""
+    """One run over the engines. rows_sha256: of the rows and their classes. truth: int64 [rows]. providers: one an
+    engine. fixed: by tokens of a row. What was not run is None."""
 
+    rows_sha256: str
     truth: Classes
     providers: tuple[str, ...]
     noise: Noise
@@ -72,7 +74,8 @@ def run_scenarios(
         served = server(runners, inputs, settings.p99_ms, settings.seconds, what, carried=carried, rates=settings.rates)
     fixed = {tokens: _fixed(tokens, task, inputs, runners) for tokens in settings.tokens}
     providers = tuple(runner.provider for runner in runners)
-    return Measured(rows.classes, providers, noise, single, load, multi, batched, served, fixed)
+    rows_sha256 = fingerprint([inputs, rows.classes.tolist()])
+    return Measured(rows_sha256, rows.classes, providers, noise, single, load, multi, batched, served, fixed)
 
 
 def save_samples(path: Path, run: Measured) -> None:

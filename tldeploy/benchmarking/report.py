@@ -61,6 +61,7 @@ def build_report(
         "labels": task.labels,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "rows": len(measured.truth),
+        "rows_sha256": measured.rows_sha256,
         "noise": measured.noise.as_json(),
         "engines": [_engine(index, task, measured, predicted) for index in range(len(predicted))],
         "reported": _reported(engine, task, measured, predicted),
