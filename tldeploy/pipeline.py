@@ -24,6 +24,7 @@ from tldeploy.progress import say
 from tldeploy.recipe import Export, Recipe
 
 if TYPE_CHECKING:
+    from tldeploy.benchmarking.gate import Judged
     from tldeploy.exporting.explain import Explained
     from tldeploy.tuning.candidates import Candidate
     from tldeploy.tuning.finder import Suggestion
@@ -222,6 +223,27 @@ def bench(recipe: RecipeLike, force: bool = False) -> Outcome:
 
         lay_out(folder)
     return outcome
+
+
+def gate(
+    recipe: RecipeLike, against: str | Path, fail_on: str, force: bool = False, any_machine: bool = False
+) -> tuple[Outcome, list[Judged]]:
+    """Bench, and judge what must not have got worse than in an older report, as in `p99+10%,accuracy-0.5pt`.
+
+    any_machine: compare timings although the machines differ. Raises UsageError for conditions that cannot be read or
+    judged, and ArtifactError for what is no report.
+    """
+    from tldeploy.benchmarking.gate import judge, parse
+    from tldeploy.benchmarking.older import paired_drop, read_older
+    from tldeploy.tasks import load_task
+
+    recipe = _loaded(recipe)
+    conditions, older = parse(fail_on), read_older(Path(against))
+    outcome = bench(recipe, force)
+    exported = artifacts.load(recipe.path("onnx"), "export")
+    new, task = report(outcome), load_task(exported.task, recipe.path("onnx"), exported.labels)
+    paired = paired_drop(older, outcome.folder, new, task)
+    return outcome, judge(conditions, older.report, new, paired, any_machine=any_machine)
 
 
 def run(recipe: RecipeLike, force: bool = False) -> list[Outcome]:

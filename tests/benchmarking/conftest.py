@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
 from tests.benchmarking.job import HASHES, write_job
 from tests.engine import Engine
+from tests.measuring.virtual import Queue, queues
 from tldeploy import recipe
 from tldeploy.benchmarking.bench import bench
 from tldeploy.benchmarking.report import Report
@@ -36,7 +38,18 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
         Engine("onnxruntime int8-dynamic", quantized, lambda number: 0.001),
         Engine("triton http", quantized, lambda number: 0.002),
     ]
-    settings = recipe.Bench(concurrency=[1, 4], seconds=0.03)
-    bench(settings, "job", tuned, exported, runners, out=folder / "bench", inputs="", parents=HASHES)
+    scenarios = ["multi-stream", "offline", "server"]
+    settings = recipe.Bench.model_validate(
+        {"concurrency": [1, 4], "seconds": 0.03, "scenarios": scenarios, "rates": [40, 490], "tokens": [1]}
+    )
+    took = np.random.default_rng(0).exponential(0.002, 100_000)
+    with pytest.MonkeyPatch.context() as patch:
+        # The load on the last one is by the law of a queue: 2 ms each, on average.
+        for scenario in ("closed", "open"):
+            patch.setattr(
+                f"tldeploy.measuring.scenarios.{scenario}.generators", lambda runners, rows: queues({2: Queue(took)})
+            )
+        patch.setattr("tldeploy.measuring.scenarios.open.trial_seconds", lambda rate, seconds: 4000 / rate)
+        bench(settings, "job", tuned, exported, runners, out=folder / "bench", inputs="", parents=HASHES)
     report: Report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     return Job(report, (folder / "report.html").read_text(encoding="utf-8"))

@@ -6,11 +6,13 @@ from dataclasses import fields
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 
 from tests.benchmarking.conftest import HOSTILE, Job
 from tests.benchmarking.job import HASHES
+from tldeploy.benchmarking.remarks import remarks, render_server
 from tldeploy.benchmarking.report import headline, milliseconds, render_table, weakest_class
 from tldeploy.exporting.scorecard import Entry, Speed
 
@@ -69,6 +71,61 @@ def test_a_speedup_is_over_torch_and_agreement_counts_its_labels(job: Job) -> No
     assert torch["agreement"] == 1.0
     assert int8["speedup"]["low"] > served["speedup"]["high"] > 1
     assert int8["agreement"] == served["agreement"] == 54 / 60
+
+
+def test_what_is_no_server_has_no_rate_and_no_generator(job: Job) -> None:
+    for engine in job.report["engines"][:2]:
+        assert engine["server"] is None
+        assert {level["generator"] for level in engine["closed_loop"].values()} == {None}
+    assert all(level["generator"]["kept_up"] for level in job.report["engines"][2]["closed_loop"].values())
+
+
+def test_the_server_scenario_says_what_theory_does(job: Job) -> None:
+    """M/M/1 with 500 a second: at 40 the p99 is ln(100) / 460 s = 10 ms, at 490 it is 460 ms."""
+    found = job.report["engines"][2]["server"]
+    light, heavy = found["trials"]
+    assert (found["p99_bound_ms"], found["highest_rate_per_s"]) == (100, 40)
+    low, high = light["p99_ms_interval"]
+    assert low < 1000 * np.log(100) / 460 < high
+    assert (light["over_bound"], light["dropped"]) == (0, 0)
+    assert heavy["over_bound"] > 0.01 * heavy["samples"]
+    assert heavy["p99_ms"] > 100
+    assert not heavy["keeps_bound"]
+    shown = render_server(job.report).splitlines()
+    assert shown[2].startswith("triton http")
+    assert shown[-1] == "triton http: p99 within 100 ms up to 40.0 requests a second"
+
+
+def test_every_scenario_that_was_asked_for_is_in_the_report(job: Job) -> None:
+    for engine in job.report["engines"]:
+        assert engine["multi_stream"]["query_rows"] == engine["offline"]["batch_rows"] == 8
+        assert engine["multi_stream"]["samples"] == 8
+        assert list(engine["fixed_shapes"]) == ["1"]
+        assert engine["fixed_shapes"]["1"]["samples"] == 60
+
+
+def test_a_difference_inside_the_noise_is_said_to_be_none(job: Job) -> None:
+    report = copy.deepcopy(job.report)
+    assert report["noise"]["engine"] == "triton http"
+    assert all(engine["verdict"]["differ"] for engine in report["engines"][1:]), "four times and twice as fast"
+    assert not any("inside the noise" in said for said in remarks(report))
+    report["engines"][1] |= {"speedup": {"value": 1.01, "low": 0.99, "high": 1.03}}
+    report["engines"][1]["verdict"] = {"differ": False, "more_rounds": 1200}
+    said = "onnxruntime int8-dynamic: 1.010 times PyTorch is inside the noise; to tell needs about 1,200 more rounds of"
+    assert any(remark.startswith(said) for remark in remarks(report))
+
+
+def test_what_was_not_warm_and_load_that_was_not_kept_up_are_said(job: Job) -> None:
+    report = copy.deepcopy(job.report)
+    assert "load on triton http came from a process of its own, which kept up with it" in remarks(report)
+    served = report["engines"][2]
+    served["warm_up"] = {"requests": 300, "seconds": 12.0, "settled": False}
+    served["closed_loop"]["4"]["generator"] |= {"cpu_share": 0.95, "kept_up": False}
+    served["server"]["trials"][1]["generator"]["kept_up"] = False
+    said = "\n".join(remarks(report))
+    assert "triton http: still getting faster after 300 requests of warm-up (12.0 s)" in said
+    assert "triton http: at 4 clients, 490/s the figures are the load generator's: it used over 80% of a core" in said
+    assert "which kept up" not in said
 
 
 def test_the_metric_is_that_of_the_answers(job: Job) -> None:

@@ -50,6 +50,24 @@ def test_what_is_served_is_traced_to_the_recipe_verified_and_without_findings(pr
     assert serving.lint(project / "triton_repo").findings == ()
 
 
+def test_a_bench_that_is_worse_than_an_older_one_exits_with_8(project: Path, tmp_path: Path) -> None:
+    """Against itself nothing is worse; against a run that was ten times as fast, the latency is."""
+    conditions = ("--fail-on", "p50+50%,accuracy-0.5pt", "--json")
+    same = tldeploy("bench", project, "--against", project / "report.json", *conditions)
+    assert same.returncode == 0, same.stderr
+    assert [found["state"] for found in json.loads(same.stdout.splitlines()[-1])["conditions"]] == ["passed", "passed"]
+    report = json.loads((project / "report.json").read_text(encoding="utf-8"))
+    for engine in report["engines"]:
+        engine["p50_ms"] /= 10
+        engine["p50_ms_interval"] = [end and end / 10 for end in engine["p50_ms_interval"]]
+    (tmp_path / "faster.json").write_text(json.dumps(report), encoding="utf-8")
+    worse = tldeploy("bench", project, "--against", tmp_path / "faster.json", *conditions)
+    assert worse.returncode == 8, worse.stderr
+    latency, accuracy = json.loads(worse.stdout.splitlines()[-1])["conditions"]
+    assert (latency["state"], accuracy["state"]) == ("failed", "unsure")
+    assert latency["worse_by"]["value"] == pytest.approx(9)
+
+
 def test_a_bench_of_two_generations_is_refused(project: Path) -> None:
     recipe = project / "recipe.yaml"
     before = recipe.read_text(encoding="utf-8")

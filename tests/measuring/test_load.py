@@ -113,7 +113,7 @@ def found(bound_ms: float, seconds: float, monkeypatch: pytest.MonkeyPatch, rate
     fast, slow = (Queue(exponential(mean_s)) for mean_s in (0.005, 0.01))
     monkeypatch.setattr("tldeploy.measuring.scenarios.open.STEPS", 8)
     generators = "tldeploy.measuring.scenarios.open.generators"
-    monkeypatch.setattr(generators, lambda runners, rows: queues([fast, slow]))
+    monkeypatch.setattr(generators, lambda runners, rows: queues({0: fast, 1: slow}))
     runners = [type("Named", (), {"name": name}) for name in ("fast", "slow")]
     return server(runners, ["row"], bound_ms, seconds, "test", carried=[200, 100], rates=rates)  # type: ignore[arg-type]
 

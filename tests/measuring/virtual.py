@@ -95,6 +95,6 @@ class Queue:
 
 
 @contextmanager
-def queues(found: Sequence[Queue]) -> Iterator[dict[int, Queue]]:
-    """In place of `generators`: one for each runner."""
-    yield dict(enumerate(found))
+def queues(found: dict[int, Queue]) -> Iterator[dict[int, Queue]]:
+    """In place of `generators`: by the place of the runner that each stands for."""
+    yield found

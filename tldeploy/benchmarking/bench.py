@@ -1,8 +1,9 @@
 """The bench stage: opened runners and the held-out rows in, report.json and report.html out.
 
 1. The rows are those that the tune stage held out, as its artifact has them.
-2. Both scenarios run over all runners; the raw samples go into samples.npz.
-3. The report is derived from the samples, and a copy of it laid beside the artifact, where a person looks first.
+2. The engine that the report will speak of is measured against itself: the noise floor.
+3. The scenarios run over all runners; the raw samples go into samples.npz.
+4. The report is derived from the samples, and a copy of it laid beside the artifact, where a person looks first.
 """
 
 from __future__ import annotations
@@ -15,16 +16,15 @@ import numpy as np
 
 from tldeploy import artifacts, environment, recipe
 from tldeploy.artifacts import Choice, Manifest
+from tldeploy.benchmarking.measured import run_scenarios, save_samples
+from tldeploy.benchmarking.older import REPORT_JSON, SAMPLES
 from tldeploy.benchmarking.page import render_page
-from tldeploy.benchmarking.report import Measured, build_report, reported_engine
+from tldeploy.benchmarking.report import build_report, reported_engine
 from tldeploy.data.rows import Rows
-from tldeploy.measuring.scenarios import ClosedLoop, SingleStream, closed_loop, single_stream
 from tldeploy.runtime import Runner
 from tldeploy.tasks import load_task
 
 TEST_ROWS = "test.jsonl"
-SAMPLES = "samples.npz"
-REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"
 
 
@@ -47,20 +47,19 @@ def bench(
     stages = [artifacts.load(tuned, "tune"), artifacts.load(exported, "export")]
     task = load_task(stages[-1].task, exported, stages[-1].labels)
     rows, about_rows = _held_out(tuned, settings.rows)
-    single = single_stream(runners, rows.inputs, len(task.labels), "bench: one request at a time")
-    load = closed_loop(runners, rows.inputs, settings.concurrency, settings.seconds, "bench: concurrent clients")
-    speaks_for = reported_engine(single.engines, stages[-1].details["chosen"])
+    names = [runner.name for runner in runners]
+    speaks_for = reported_engine(names, stages[-1].details["chosen"])
+    measured = run_scenarios(settings, task, rows, runners, names.index(speaks_for))
     reason = "what a person would be served by, of the engines that were run"
     own = [about_rows, Choice(about="reported engine", value=speaks_for, reason=reason)]
     machine = environment.describe()
-    measured = Measured(rows.classes, tuple(runner.provider for runner in runners), single, load)
     report = build_report(name, task, measured, stages=stages, own=own, environment=machine, parents=parents)
     files = {
         REPORT_JSON: json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
-        REPORT_HTML: render_page(report, single),
+        REPORT_HTML: render_page(report, measured.single),
     }
     with artifacts.writing(out) as folder:
-        _save_samples(folder / SAMPLES, rows, single, load)
+        save_samples(folder / SAMPLES, measured)
         for file, content in files.items():
             (folder / file).write_text(content, encoding="utf-8")
         manifest = Manifest(
@@ -96,18 +95,3 @@ def _held_out(tuned: Path, wanted: int | None) -> tuple[Rows, Choice]:
     taken = np.arange(wanted) * len(rows) // wanted
     reason = f"the recipe's bench.rows; taken evenly from the {len(rows)} rows that were held out"
     return rows.take(taken), Choice(about="measured rows", value=wanted, reason=reason)
-
-
-def _save_samples(path: Path, rows: Rows, single: SingleStream, load: ClosedLoop) -> None:
-    np.savez_compressed(
-        path,
-        engines=np.array(single.engines),
-        truth=rows.classes,
-        latency_ms=single.latency_ms,
-        probabilities=single.probabilities,
-        block=single.block,
-        load_concurrency=np.array(load.concurrency),
-        load_completed=load.completed,
-        load_elapsed_s=load.elapsed_s,
-        load_latency_ms=load.latency_ms,
-    )

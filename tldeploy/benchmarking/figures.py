@@ -206,14 +206,21 @@ def _metric_against_latency(report: Report, colours: dict[str, str]) -> Any:
     figure = _figure("p50 of one request, ms", metric, x={"rangemode": "tozero"}, y={"tickformat": ".3f"})
     for engine in report["engines"]:
         p50_ms, score = engine["p50_ms"], engine["metric"]
-        low_ms, high_ms = engine["p50_ms_interval"]
+        if p50_ms is None:
+            continue
+        low_ms, high_ms = (end or p50_ms for end in engine["p50_ms_interval"])
         figure.add_scatter(
             x=[p50_ms],
             y=[score["value"]],
             name=engine["name"],
             mode="markers",
             marker={"color": colours[engine["name"]], "size": 12},
-            error_x={"array": [high_ms - p50_ms], "arrayminus": [p50_ms - low_ms], "thickness": 1.4, "width": 4},
+            error_x={
+                "array": [high_ms - p50_ms],
+                "arrayminus": [p50_ms - low_ms],
+                "thickness": 1.4,
+                "width": 4,
+            },
             error_y={
                 "array": [score["high"] - score["value"]],
                 "arrayminus": [score["value"] - score["low"]],

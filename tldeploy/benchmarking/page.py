@@ -11,11 +11,14 @@ from importlib.resources import files
 from string import Template
 
 from tldeploy.benchmarking import figures, tables
+from tldeploy.benchmarking.remarks import remarks
 from tldeploy.benchmarking.report import Report, headline, metric_words
 from tldeploy.measuring.scenarios import MOST_ROWS_A_BLOCK, ROUNDS, SingleStream
 
 TABLES = (
     tables.engines,
+    tables.scenarios,
+    tables.server,
     tables.scorecard,
     tables.confusion,
     tables.classes,
@@ -77,6 +80,7 @@ def render_page(report: Report, single: SingleStream) -> str:
         created=datetime.fromisoformat(report["created"]).strftime("%-d %B %Y, %H:%M UTC"),
         chosen=escape(report["chosen"]["variant"]),
         reasons=reasons,
+        remarks="".join(f"<li>{escape(remark)}</li>" for remark in remarks(report)),
         reported=escape(report["reported"]["engine"]),
         metric=escape(metric_words(report["engines"][0]["metric"]["name"])),
         block_rows=str(MOST_ROWS_A_BLOCK),

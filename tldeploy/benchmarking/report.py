@@ -10,15 +10,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
-
 from tldeploy.artifacts import Choice, Manifest
-from tldeploy.measuring.scenarios import ClosedLoop, SingleStream
-from tldeploy.measuring.statistics import quantiles, speedup
+from tldeploy.benchmarking import scenarios
+from tldeploy.benchmarking.measured import Measured
+from tldeploy.measuring.noise import judge
+from tldeploy.measuring.statistics import speedup
 from tldeploy.tables import aligned
 from tldeploy.tasks.calibration import expected_calibration_error, reliability
 from tldeploy.tasks.classification import Classification
@@ -26,20 +26,10 @@ from tldeploy.tasks.metrics import Classes, confusion, per_class
 
 Report = dict[str, Any]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 REFERENCE = "torch eager"
-SHARES = {"p50_ms": 0.5, "p90_ms": 0.9, "p99_ms": 0.99}
+ON_A_TERMINAL = ("p50_ms", "p90_ms", "p99_ms")
 SERVED_BY = {"triton http": "served by Triton over HTTP", "triton grpc": "served by Triton over gRPC"}
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One run over the engines. truth: int64 [rows]. providers: one an engine."""
-
-    truth: Classes
-    providers: tuple[str, ...]
-    single: SingleStream
-    load: ClosedLoop
 
 
 def build_report(
@@ -71,6 +61,8 @@ def build_report(
         "labels": task.labels,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "rows": len(measured.truth),
+        "rows_sha256": measured.rows_sha256,
+        "noise": measured.noise.as_json(),
         "engines": [_engine(index, task, measured, predicted) for index in range(len(predicted))],
         "reported": _reported(engine, task, measured, predicted),
         "variants": by_kind["export"].details["variants"],
@@ -94,36 +86,32 @@ def reported_engine(engines: Sequence[str], chosen: str) -> str:
 def _engine(index: int, task: Classification, measured: Measured, predicted: dict[str, Classes]) -> dict[str, Any]:
     single, load = measured.single, measured.load
     latency_ms = single.latency_ms[index]
-    percentiles = dict(zip(SHARES, quantiles(latency_ms, single.block, list(SHARES.values())), strict=True))
     completed, elapsed_s = load.completed[index], load.elapsed_s[index]
     levels = [str(number) for number in load.concurrency]
     answers = predicted[single.engines[index]]
     reference = single.engines.index(REFERENCE) if REFERENCE in single.engines else None
-    against: dict[str, Any] = {"speedup": None, "agreement": None}
+    against: dict[str, Any] = {"speedup": None, "verdict": None, "agreement": None}
     if reference is not None:
         gain = speedup(latency_ms, single.latency_ms[reference], single.block)
-        against = {"speedup": gain.as_json(), "agreement": float((answers == predicted[REFERENCE]).mean())}
+        against = {
+            "speedup": gain.as_json(),
+            "verdict": asdict(judge(gain, int(single.block[-1]) + 1, measured.noise)),
+            "agreement": float((answers == predicted[REFERENCE]).mean()),
+        }
     return {
         "name": single.engines[index],
         "provider": measured.providers[index],
-        **{name: estimate.value for name, estimate in percentiles.items()},
-        **{f"{name}_interval": [estimate.low, estimate.high] for name, estimate in percentiles.items()},
+        "warm_up": single.warm_up[index].as_json(),
+        **scenarios.latencies(latency_ms, single.block),
         "throughput_per_s": dict(zip(levels, (completed.sum(axis=1) / elapsed_s.sum(axis=1)).tolist(), strict=True)),
-        "closed_loop": {
-            level: {
-                "rounds_per_s": (completed[at] / elapsed_s[at]).tolist(),
-                "p50_ms": _percentile(load, index, at, 0.5),
-                "p99_ms": _percentile(load, index, at, 0.99),
-            }
-            for at, level in enumerate(levels)
-        },
+        "closed_loop": scenarios.closed_loop(load, index),
+        "multi_stream": scenarios.multi_stream(measured.multi, index),
+        "offline": scenarios.offline(measured.batched, index),
+        "server": scenarios.server(measured.server, single.engines[index]),
+        "fixed_shapes": scenarios.fixed_shapes(measured.fixed or {}, index),
         "metric": task.measure(measured.truth, answers).as_json(),
         **against,
     }
-
-
-def _percentile(load: ClosedLoop, engine: int, level: int, share: float) -> float:
-    return float(np.quantile(load.latencies_ms(engine, level), share, method="inverted_cdf"))
 
 
 def _reported(engine: str, task: Classification, measured: Measured, predicted: dict[str, Classes]) -> dict[str, Any]:
@@ -190,8 +178,10 @@ def metric_words(name: str) -> str:
     return name.replace("_", " ").replace("f1", "F1")
 
 
-def milliseconds(value: float) -> str:
-    """Three significant digits, without an exponent."""
+def milliseconds(value: float | None) -> str:
+    """Three significant digits, without an exponent; a dash for what samples could not carry."""
+    if value is None:
+        return "-"
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
@@ -213,7 +203,7 @@ def render_table(report: Report) -> str:
             [
                 engine["name"],
                 engine["provider"],
-                *(milliseconds(engine[name]) for name in SHARES),
+                *(milliseconds(engine[name]) for name in ON_A_TERMINAL),
                 *(per_second(engine["throughput_per_s"][level]) for level in levels),
                 f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]",
                 f"{gain['value']:.2f} [{gain['low']:.2f}, {gain['high']:.2f}]" if gain else "-",

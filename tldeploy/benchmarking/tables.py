@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from tldeploy.benchmarking.markup import EMPTY, Cell, number, table, with_interval, words
-from tldeploy.benchmarking.report import REFERENCE, SHARES, Report, metric_words, milliseconds, per_second
+from tldeploy.benchmarking.report import REFERENCE, Report, metric_words, milliseconds, per_second
+from tldeploy.benchmarking.scenarios import SHARES
 
 
 def engines(report: Report) -> str:
     first = report["engines"][0]
     head = [
         "engine",
-        *(name.replace("_", " ") for name in SHARES),
+        *(_title(name) for name in SHARES),
         *(f"rows/s, {level} client{'s' if level != '1' else ''}" for level in first["throughput_per_s"]),
         metric_words(first["metric"]["name"]),
         f"times {REFERENCE}",
@@ -31,6 +32,58 @@ def engines(report: Report) -> str:
     ]
     names = [engine["name"] for engine in report["engines"]]
     return table("engines", head, rows, names.index(report["reported"]["engine"]))
+
+
+def scenarios(report: Report) -> str:
+    """What was measured besides single requests and concurrent clients; columns of what was not run are left out."""
+    first = report["engines"][0]
+    shapes = list(first["fixed_shapes"])
+    size = (first["multi_stream"] or {"query_rows": 0})["query_rows"]
+    head = [
+        "engine",
+        *(f"query of {size} rows, {_title(name)}" for name in ("p50_ms", "p99_ms")),
+        "rows/s in batches",
+        "highest rate/s within the bound",
+        *(f"{tokens} tokens, p50 ms" for tokens in shapes),
+        "warm-up, requests",
+        "warm-up, s",
+        "",
+    ]
+    rows = [
+        [
+            words(engine["name"]),
+            *(_percentile(engine["multi_stream"] or {}, name) for name in ("p50_ms", "p99_ms")),
+            number((engine["offline"] or {}).get("rows_per_s"), per_second),
+            number((engine["server"] or {}).get("highest_rate_per_s"), per_second),
+            *(_percentile(engine["fixed_shapes"][tokens], "p50_ms") for tokens in shapes),
+            number(engine["warm_up"]["requests"], ",d"),
+            number(engine["warm_up"]["seconds"], ".1f"),
+            EMPTY if engine["warm_up"]["settled"] else words("never settled"),
+        ]
+        for engine in report["engines"]
+    ]
+    return table("scenarios", head, rows)
+
+
+def server(report: Report) -> str:
+    """Every trial of the Server scenario."""
+    head = ["engine", "rate/s", "answered/s", "p50 ms", "p99 ms", "over the bound", "requests", "sent late, p99 ms"]
+    head += ["generator's share of a core", "bound", "figures of"]
+    rows = [
+        [
+            words(engine["name"]),
+            *(number(trial[name], ".1f") for name in ("rate_per_s", "answered_per_s")),
+            *(_percentile(trial, name) for name in ("p50_ms", "p99_ms")),
+            *(number(trial[name], ",d") for name in ("over_bound", "samples")),
+            number(trial["generator"]["late_ms"][1], ".2f"),
+            number(trial["generator"]["cpu_share"], ".0%"),
+            words("kept" if trial["keeps_bound"] else "not kept"),
+            words("the server" if trial["generator"]["kept_up"] else "the generator"),
+        ]
+        for engine in report["engines"]
+        for trial in (engine["server"] or {"trials": []})["trials"]
+    ]
+    return table("server", head, rows) if rows else ""
 
 
 def scorecard(report: Report) -> str:
@@ -134,8 +187,17 @@ def _became(variant: dict[str, Any]) -> str:
 
 
 def _percentile(engine: dict[str, Any], name: str) -> Cell:
-    low, high = engine[f"{name}_interval"]
+    """Empty where the samples cannot carry it; without the interval where they give it no upper end."""
+    if (interval := engine.get(f"{name}_interval")) is None:
+        return EMPTY
+    low, high = interval
+    if high is None:
+        return number(engine[name], milliseconds)
     return with_interval(engine[name], low, high, milliseconds)
+
+
+def _title(name: str) -> str:
+    return name.removesuffix("_ms").replace("_", ".") + " ms"
 
 
 def _estimate(found: dict[str, Any] | None, name: str, show: str) -> Cell:

@@ -17,6 +17,7 @@ LOGME = (
 )
 
 if TYPE_CHECKING:
+    from tldeploy.benchmarking.gate import Judged
     from tldeploy.exporting.explain import Explained
     from tldeploy.pipeline import Outcome
     from tldeploy.tuning.candidates import Candidate
@@ -152,6 +153,11 @@ def _figure(value: float | None, form: str) -> str:
 
 def _gain(found: Mapping[str, float] | None) -> str:
     return "" if found is None else f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
+
+
+def conditions(judged: Sequence[Judged]) -> str:
+    """What became of each condition of a regression gate, a line each."""
+    return "\n".join(f"{found.state}: {found.condition.text}: {found.said}" for found in judged)
 
 
 def trials(searched: Searched) -> str:

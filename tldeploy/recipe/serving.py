@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 from typing import Literal, Self, get_args
+=======
+from typing import Annotated, Literal, get_args
+>>>>>>> wt-load
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -13,6 +17,8 @@ Variant = Literal["fp32", "fused", "int8-dynamic", "int8-static", "int8-weights"
 Target = Literal["cpu", "cuda", "tensorrt", "openvino"]
 Goal = Literal["latency", "throughput", "size"]
 Engine = Literal["torch", "onnxruntime", "triton-http", "triton-grpc", "triton-shared-memory"]
+Scenario = Literal["multi-stream", "offline", "server"]
+Rate = Annotated[float, Field(gt=0)]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 ENGINES: tuple[Engine, ...] = get_args(Engine)
 # Shared memory is for a client on the server's machine, which most are not.
@@ -113,12 +119,25 @@ class Deploy(Section):
 
 
 class Bench(Section):
-    """What is measured: engines on the held-out rows, and throughput at each concurrency for some seconds."""
+    """What is measured: engines on the held-out rows, one at a time, and rows a second at each concurrency.
+
+    seconds: of each concurrency, and of a rate of the Server scenario at least.
+    scenarios: what is run besides. query_rows: rows of a MultiStream query. p99_ms: the bound within which the Server
+    scenario looks for the highest rate. rates: requests a second that it tries instead of looking. tokens: lengths that
+    texts are cut or repeated to, for comparison with tables that were made with one.
+    """
 
     engines: list[Engine] = Field(default=list(USUAL_ENGINES), min_length=1)
     rows: Count | None = None
     concurrency: list[Count] = Field(default=[1, 4, 16], min_length=1)
     seconds: float = Field(default=2.0, gt=0, le=600)
+    scenarios: list[Scenario] = Field(default=["server"])
+    query_rows: Count = 8
+    p99_ms: float = Field(default=100.0, gt=0)
+    rates: list[Rate] | None = Field(default=None, min_length=1)
+    tokens: list[Count] = Field(default=[])
 
     _engines_once = field_validator("engines")(no_repeats)
     _concurrency_once = field_validator("concurrency")(no_repeats)
+    _scenarios_once = field_validator("scenarios")(no_repeats)
+    _tokens_once = field_validator("tokens")(no_repeats)

@@ -69,10 +69,10 @@ def single_stream(
                 probabilities[engine, row] = answer[0]
             advance(len(indices))
     run = SingleStream(tuple(runner.name for runner in runners), latency_ms, probabilities, block, warmed)
-    for engine, wrong in zip(run.engines, run.not_finite, strict=True):
+    for name, wrong in zip(run.engines, run.not_finite, strict=True):
         if refuse and wrong:
             found = f"it answered {wrong} of {len(rows)} rows with numbers that are not finite"
-            raise QualityError(f"score {engine}", found, "export again with another precision or variant")
+            raise QualityError(f"score {name}", found, "export again with another precision or variant")
     return run
 
 

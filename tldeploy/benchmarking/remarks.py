@@ -1,0 +1,97 @@
+"""What has to be said beside the tables of a report, one sentence each: what its figures can and cannot carry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from tldeploy.benchmarking.scenarios import generator_words
+from tldeploy.tables import aligned
+
+Report = dict[str, Any]
+
+
+def remarks(report: Report) -> list[str]:
+    """The noise floor and what lies inside it, engines that were not warm, and load that was not the server's limit."""
+    found = [noise(report["noise"])]
+    for engine in report["engines"]:
+        found += [*_inside_the_noise(engine), *_not_warm(engine)]
+    return [*found, *_generators(report["engines"])]
+
+
+def noise(found: dict[str, Any]) -> str:
+    """What an engine measured against itself gave."""
+    ratio = found["ratio"]
+    return (
+        f"noise: {found['engine']} against itself, over {found['rounds']} rounds, is {ratio['value']:.3f} "
+        f"[{ratio['low']:.3f}, {ratio['high']:.3f}] times as fast: differences below {found['floor']:.1%} are none"
+    )
+
+
+def render_server(report: Report) -> str:
+    """The Server scenario as a table for a terminal; empty where no engine is a server."""
+    head = ["requests at random", "rate/s", "answered/s", "p50 ms", "p99 ms [95 %]", "over", "bound kept"]
+    rows = [
+        [
+            engine["name"],
+            f"{trial['rate_per_s']:.1f}",
+            f"{trial['answered_per_s']:.1f}",
+            _ms(trial["p50_ms"]),
+            _with_interval(trial),
+            f"{trial['over_bound']} of {trial['samples'] + trial['dropped']}",
+            "yes" if trial["keeps_bound"] else "no",
+        ]
+        for engine in report["engines"]
+        for trial in (engine["server"] or {"trials": []})["trials"]
+    ]
+    if not rows:
+        return ""
+    best = [
+        f"{engine['name']}: p99 within {engine['server']['p99_bound_ms']:g} ms up to {_rate(engine['server'])}"
+        for engine in report["engines"]
+        if engine["server"]
+    ]
+    return "\n".join([aligned(head, rows), *best])
+
+
+def _rate(server: dict[str, Any]) -> str:
+    rate = server["highest_rate_per_s"]
+    return "no rate that was tried" if rate is None else f"{rate:.1f} requests a second"
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _with_interval(figures: dict[str, Any]) -> str:
+    if figures["p99_ms"] is None:
+        return f"needs {figures['needed']['p99_ms']}"
+    low, high = figures["p99_ms_interval"]
+    return f"{_ms(figures['p99_ms'])} [{_ms(low)}, {'?' if high is None else _ms(high)}]"
+
+
+def _inside_the_noise(engine: dict[str, Any]) -> Iterator[str]:
+    verdict, gain = engine["verdict"], engine["speedup"]
+    if verdict is None or verdict["differ"] or gain["low"] == gain["high"] == 1:
+        return
+    more = verdict["more_rounds"]
+    needs = "more rounds than it is worth" if more is None else f"about {more:,} more rounds of 16 rows"
+    yield f"{engine['name']}: {gain['value']:.3f} times PyTorch is inside the noise; to tell needs {needs}"
+
+
+def _not_warm(engine: dict[str, Any]) -> Iterator[str]:
+    warm = engine["warm_up"]
+    if not warm["settled"]:
+        yield (
+            f"{engine['name']}: still getting faster after {warm['requests']} requests of warm-up "
+            f"({warm['seconds']:.1f} s): its first figures are too slow"
+        )
+
+
+def _generators(engines: list[dict[str, Any]]) -> Iterator[str]:
+    asked = [engine for engine in engines if any(level["generator"] for level in engine["closed_loop"].values())]
+    behind = [said for engine in asked if (said := generator_words(engine["name"], engine))]
+    if asked and not behind:
+        names = ", ".join(engine["name"] for engine in asked)
+        yield f"load on {names} came from a process of its own, which kept up with it"
+    yield from behind
