@@ -106,7 +106,7 @@ def single_stream(
     Raises QualityError when a runner answers with another number of classes, or, unless `refuse` is off, with numbers
     that are not finite.
     """
-    block = _blocks(len(rows))
+    block = blocks(len(rows))
     latency_ms = np.empty((len(runners), len(rows)))
     probabilities = np.empty((len(runners), len(rows), classes), dtype=np.float32)
     order = np.random.default_rng(SEED)
@@ -139,7 +139,7 @@ def offline(runners: Sequence[Runner], rows: Sequence[Row], lengths: Sequence[in
     """
     order = np.arange(len(rows)) if lengths is None else np.argsort(lengths, kind="stable")
     batches = [[rows[row] for row in order[start : start + BATCH]] for start in range(0, len(rows), BATCH)]
-    block = _blocks(len(batches))
+    block = blocks(len(batches))
     batch_ms = np.empty((len(runners), len(batches)))
     draw = np.random.default_rng(SEED)
     with _garbage_frozen(), progress(what, batch_ms.size) as advance:
@@ -178,7 +178,7 @@ def closed_loop(
         for level, number in enumerate(concurrency):
             for turn in range(ROUNDS):
                 for engine in draw.permutation(len(runners)).tolist():
-                    load = _Load(runners[engine], shuffled, number, seconds / ROUNDS)
+                    load = Load(runners[engine], shuffled, number, seconds / ROUNDS)
                     kept[engine, level, turn], elapsed_s[engine, level, turn] = load.run(pool)
                     advance(1)
     latencies = [kept[cell] for cell in np.ndindex(shape)]
@@ -187,7 +187,7 @@ def closed_loop(
     return ClosedLoop(names, tuple(concurrency), completed, elapsed_s, np.concatenate(latencies))
 
 
-class _Load:
+class Load:
     """One round: `clients` threads, each sending its next row when the last one is answered, until the time is up."""
 
     def __init__(self, runner: Runner, rows: Sequence[Row], clients: int, seconds: float) -> None:
@@ -196,7 +196,7 @@ class _Load:
         self.stop = threading.Event()
 
     def run(self, pool: ThreadPoolExecutor) -> tuple[NDArray[np.float64], float]:
-        """Latencies in ms of every request, and the seconds from the common start to the last answer.
+        """Latencies in ms of every request, as they were sent, and the seconds from the first one to the last answer.
 
         Each client finishes the request that it is in when the time is up, and that one counts: so no round is empty.
         """
@@ -211,8 +211,8 @@ class _Load:
         results = [future.result() for future in futures]
         start = min(starts[0] for starts, _ in results)
         end = max(ends[-1] for _, ends in results)
-        latencies = [np.subtract(ends, starts) for starts, ends in results]
-        return 1000 * np.concatenate(latencies), end - start
+        sent, answered = (np.concatenate(times) for times in zip(*results, strict=True))
+        return 1000 * (answered - sent)[np.argsort(sent, kind="stable")], end - start
 
     def _client(self, number: int) -> tuple[list[float], list[float]]:
         """When each request was sent and answered, in seconds of the performance counter."""
@@ -236,7 +236,7 @@ class _Load:
         return starts, ends
 
 
-def _blocks(rows: int) -> NDArray[np.int64]:
+def blocks(rows: int) -> NDArray[np.int64]:
     """Which block each row belongs to: at most sixteen rows each, and twenty blocks where there are rows enough.
 
     The statistics resample whole blocks, and need some to resample.

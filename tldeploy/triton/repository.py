@@ -85,14 +85,21 @@ class _Release:
     served: list[int]
     settings: Deploy
     lineage: Mapping[str, Any]
+    tuning: Mapping[str, Any] | None
 
 
 def publish(
-    export: Path, repository: Path, name: str, settings: Deploy, lineage: Mapping[str, Any] | None = None
+    export: Path,
+    repository: Path,
+    name: str,
+    settings: Deploy,
+    lineage: Mapping[str, Any] | None = None,
+    tuning: Mapping[str, Any] | None = None,
 ) -> Publication:
     """Publish the export artifact as the next version of `name`, and make it live.
 
     lineage: what lies behind the export, see lineage.py; the deploy artifact keeps it for `tldeploy trace`.
+    tuning: how the settings were found, see fitting/; the deploy artifact keeps it too.
 
     Raises ArtifactError when the export is damaged or cannot be batched, UsageError for a name or path that Triton
     cannot serve, StorageError when the disk is full or another publisher does not finish. Then, as when it is
@@ -109,7 +116,7 @@ def publish(
         keep = _kept(repository, name, version, settings.keep_versions)
         shape = _shape(signature, manifest)
         served = [old for old in keep[:-1] if _shape_of(repository / name / str(old)) == shape] + [version]
-        release = _Release(names, step, export, manifest, signature, version, served, settings, lineage or {})
+        release = _Release(names, step, export, manifest, signature, version, served, settings, lineage or {}, tuning)
         _stage_step(staging / names.step, release)
         _stage_graph(staging / names.graph, release)
         _stage_ensemble(staging / names.ensemble, release)
@@ -124,11 +131,14 @@ def _kept(repository: Path, name: str, version: int, count: int) -> list[int]:
     return sorted([*older, version][-count:])
 
 
-def is_current(export: Path, repository: Path, name: str, settings: Deploy) -> bool:
+def is_current(
+    export: Path, repository: Path, name: str, settings: Deploy, tuning: Mapping[str, Any] | None = None
+) -> bool:
     """Whether publishing would change nothing: the live version comes from this export and these settings, intact."""
     try:
         live = published(repository, name)
         same = live.manifest.inputs == _inputs(artifacts.load(export, "export"), settings)
+        same = same and live.manifest.details.get("tuning") == tuning
         files: dict[str, str] = live.manifest.details["repository_files"]
         return same and all(file_sha256(repository / file) == sha256 for file, sha256 in files.items())
     except (TldeployError, OSError):
@@ -267,6 +277,7 @@ def _stage_ensemble(model: Path, release: _Release) -> None:
             "settings": settings.model_dump(exclude={"repository"}),
             "shape": _shape(release.signature, exported),
             "lineage": dict(release.lineage),
+            "tuning": release.tuning,
             "repository_files": {path.relative_to(model.parent).as_posix(): file_sha256(path) for path in staged},
         },
     )
