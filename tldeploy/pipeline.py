@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +26,14 @@ from tldeploy.recipe import Export, Recipe
 if TYPE_CHECKING:
     from tldeploy.benchmarking.gate import Judged
     from tldeploy.exporting.explain import Explained
+    from tldeploy.triton.fitting.goals import Goal
     from tldeploy.tuning.candidates import Candidate
     from tldeploy.tuning.finder import Suggestion
     from tldeploy.tuning.search import Searched
 
 RecipeLike = Recipe | str | Path
 TUNED_FORMAT = 2  # with calibration.jsonl
+SERVING = "serving"  # the folder of settings that were found by measuring
 
 
 @dataclass(frozen=True)
@@ -166,31 +168,76 @@ def explain(recipe: RecipeLike) -> list[Explained]:
     return run_explain(behind["export"], exported, tuned)
 
 
-def deploy(recipe: RecipeLike, force: bool = False, check: bool = True, canary: float | None = None) -> Outcome:
+def deploy(
+    recipe: RecipeLike,
+    force: bool = False,
+    *,
+    check: bool = True,
+    canary: float | None = None,
+    goal: Goal | None = None,
+    minutes: float = 5.0,
+) -> Outcome:
     """Publish the chosen variant to the model repository, as a new version.
 
     check: it has to pass a server of its own first; without, the deploy artifact says so. canary: instead, the share of
     the requests (0 .. 1) that it answers beside the live version.
+    goal: what the server is to be good at; without a p99 of its own, the recipe's. Settings for it are found by
+    measuring, in about so many minutes, and kept for later calls; the recipe's stand where nothing is better.
+    Raises QualityError, and publishes nothing, where the goal's p99 cannot be held.
     """
     from tldeploy.triton import checking, lineage, repository
     from tldeploy.triton.canary import lifecycle
+    from tldeploy.triton.fitting import fit
 
     recipe = _loaded(recipe)
     exported, place = recipe.path("onnx"), recipe.path(recipe.deploy.repository)
     say(f"deploy: {recipe.name} to {place}")
+    if goal is not None:
+        _fit(recipe, goal, minutes, force)
+    settings, tuning = fit.kept(recipe.path(SERVING), exported, recipe.deploy)
     passing = checking.check if check else None
-    skipped = not force and repository.is_current(exported, place, recipe.name, recipe.deploy, checked=check)
+    skipped = not force and repository.is_current(exported, place, recipe.name, settings, tuning, checked=check)
     if skipped:
         live = repository.published(place, recipe.name)
     elif canary is not None:
         behind = lineage.record(recipe, place)
-        _, live = lifecycle.start(exported, place, recipe.name, recipe.deploy, canary, behind, passing)
+        _, live = lifecycle.start(exported, place, recipe.name, settings, canary, behind, passing, tuning)
     else:
         behind = lineage.record(recipe, place)
-        live = repository.publish(exported, place, recipe.name, recipe.deploy, behind, passing)
+        live = repository.publish(exported, place, recipe.name, settings, behind, passing, tuning)
     outcome = Outcome("deploy", live.path, skipped, live.manifest)
     _tell(outcome)
     return outcome
+
+
+def _fit(recipe: Recipe, goal: Goal, minutes: float, force: bool) -> None:
+    """Find settings for the server by the validation rows: the held-out ones are for the report."""
+    from tldeploy.data.rows import Rows
+    from tldeploy.triton.fitting.fit import KIND, fit
+
+    tuned, exported, folder = recipe.path("tuned"), recipe.path("onnx"), recipe.path(SERVING)
+    hashes = [artifacts.load(tuned, "tune").sha256, artifacts.load(exported, "export").sha256]
+    if goal.aim == "throughput" and goal.p99_ms is None:
+        goal = replace(goal, p99_ms=recipe.deploy.p99_ms)
+    clients = max(recipe.bench.concurrency)
+    inputs = fingerprint([*hashes, recipe.section("deploy"), goal.as_json(), minutes, clients, *_here()])
+
+    def run_stage() -> Manifest:
+        rows = Rows.load(tuned / "validation.jsonl").inputs
+        return fit(
+            exported,
+            rows,
+            recipe.deploy,
+            goal,
+            about_rows=f"the {len(rows)} validation rows",
+            most_clients=clients,
+            seconds=60 * minutes,
+            out=folder,
+            name=recipe.name,
+            inputs=inputs,
+        )
+
+    _unless_current(KIND, folder, inputs, force, run_stage)
 
 
 def bench(recipe: RecipeLike, force: bool = False) -> Outcome:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.tiny_project import RECIPE
 from tldeploy.cli import app, execute
+from tldeploy.cli.deploy import milliseconds
 
 HEAVY = {"torch", "transformers", "numpy", "onnx", "onnxruntime", "pydantic", "rich", "yaml", "tritonclient"}
 
@@ -63,6 +64,12 @@ def test_help_lists_the_exit_code_of_every_error(capsys: pytest.CaptureFixture[s
         (["predict", "model", "text", "--top", "0"], "0"),
         (["predict", "model", "-"], "standard input is empty"),
         (["predict", "model", "text", "--serve", "repo", "--url", "host:1"], "both --serve and --url"),
+        (["deploy", "models/x", "--tune", "--p99", "20"], "'20' is not a duration above 0 with its unit, such as 20ms"),
+        (["deploy", "models/x", "--tune", "--p99", "0ms"], "'0ms' is not a duration above 0"),
+        (["deploy", "models/x", "--tune", "--p99", "20 minutes"], "such as 20ms or 0.5s"),
+        (["deploy", "models/x", "--p99", "20ms", "--tune-minutes", "1"], "--p99, --tune-minutes without --tune"),
+        (["deploy", "models/x", "--tune", "--p99", "20ms", "--min-latency"], "both --p99 and --min-latency"),
+        (["deploy", "models/x", "--tune", "--tune-minutes", "0"], "--tune-minutes"),
     ],
 )
 def test_wrong_usage_is_one_clear_message(arguments: list[str], said: str) -> None:
@@ -73,6 +80,11 @@ def test_wrong_usage_is_one_clear_message(arguments: list[str], said: str) -> No
     assert said in message
     assert "fix: " in message
     assert "Traceback" not in message
+
+
+@pytest.mark.parametrize(("given", "expected"), [("20ms", 20), ("0.5s", 500), (" 2s ", 2000), ("1.5ms", 1.5)])
+def test_a_duration_is_read_with_its_unit(given: str, expected: float) -> None:
+    assert milliseconds(None, None, given) == expected
 
 
 def test_three_mistakes_of_a_recipe_are_all_named(tmp_path: Path) -> None:

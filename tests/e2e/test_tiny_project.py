@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import pytest
 
 from tests.tiny_project import FETCH, write_index, write_project
 from tldeploy import artifacts, pipeline, serving
-from tldeploy.errors import ArtifactError, DataError, StorageError
+from tldeploy.errors import ArtifactError, DataError, QualityError, StorageError
+from tldeploy.triton import repository
 
 STAGES = {"tune": "tuned", "export": "onnx", "bench": "bench"}
 
@@ -97,6 +99,41 @@ def test_a_changed_recipe_redoes_only_what_depends_on_it(project: Path) -> None:
         }
     finally:
         recipe.write_text(before, encoding="utf-8")
+
+
+def test_settings_found_by_measuring_are_published_and_stay_until_the_recipe_says_otherwise(project: Path) -> None:
+    recipe = project / "recipe.yaml"
+    before = recipe.read_text(encoding="utf-8")
+    tuned = ("deploy", project, "--tune", "--min-latency", "--tune-minutes", "0.05")
+    try:
+        done = tldeploy(*tuned, "--json")
+        assert done.returncode == 0, done.stderr
+        told = json.loads(done.stdout.splitlines()[-1])
+        found, served = told["tuning"], repository.published(project / "triton_repo", "tiny").manifest.details
+        assert told["version"] == served["version"]
+        assert served["tuning"] == found
+        assert {name: served["settings"][name] for name in found["chosen"]} == found["chosen"]
+        assert found["goal"] == {"aim": "latency", "p99_ms": None}
+        assert found["rows"] == "the 70 validation rows"
+        assert serving.lint(project / "triton_repo").findings == ()
+
+        again = tldeploy(*tuned)
+        assert "serving: unchanged, kept" in again.stderr
+        assert f"why: {found['reason']}" in again.stdout
+        assert pipeline.deploy(project).skipped, "a deploy without --tune keeps what was found"
+
+        recipe.write_text(before.replace("repository: triton_repo", "repository: triton_repo\n  instances: 2"))
+        outcome = pipeline.deploy(project)
+        assert outcome.manifest.details["settings"]["instances"] == 2
+        assert outcome.manifest.details["tuning"] is None
+
+        unreachable = tldeploy("deploy", project, "--tune", "--p99", "0.001ms", "--tune-minutes", "0.01")
+        assert unreachable.returncode == QualityError.exit_code
+        assert "with 1 client p99 is" in unreachable.stderr
+        assert repository.published(project / "triton_repo", "tiny").version == outcome.manifest.details["version"]
+    finally:
+        recipe.write_text(before, encoding="utf-8")
+        shutil.rmtree(project / "serving", ignore_errors=True)
 
 
 # Where each run is stopped, how, and which stages it finds finished by the runs before it.

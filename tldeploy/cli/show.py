@@ -160,6 +160,48 @@ def conditions(judged: Sequence[Judged]) -> str:
     return "\n".join(f"{found.state}: {found.condition.text}: {found.said}" for found in judged)
 
 
+def serving(tuning: Mapping[str, Any]) -> str:
+    """What was measured of the served model, the recipe's settings first and * at what was chosen; and why."""
+    rows = [
+        [
+            f"{index or 'recipe'}{' *' if entry['settings'] == tuning['chosen'] else ''}",
+            *(_setting(value) for value in entry["settings"].values()),
+            str(entry["clients"]),
+            f"{entry['rows_per_s']:.0f}",
+            *(_latency(entry[name]) for name in ("p50_ms", "p99_ms")),
+            f"{entry['requests']:,}",
+            _gain(entry["gain"]),
+        ]
+        for index, entry in enumerate(tuning["candidates"])
+    ]
+    head = [
+        "",
+        "instances",
+        "threads",
+        "steps",
+        "delay us",
+        "preferred",
+        "clients",
+        "rows/s",
+        "p50 ms",
+        "p99 ms",
+        "requests",
+        "x recipe",
+    ]
+    chosen = "\n".join(f"  {name}: {'null' if value is None else value}" for name, value in tuning["chosen"].items())
+    anew = sum(entry["measured_in"] == "verdict" for entry in tuning["candidates"])
+    measured = f"{tuning['rows']}, {tuning['seconds']:.0f} s; the first {anew} measured anew after a race of all others"
+    return f"{aligned(head, rows)}\n{measured}\n\ndeploy:\n{chosen}\nwhy: {tuning['reason']}"
+
+
+def _latency(found: Mapping[str, float]) -> str:
+    return f"{found['value']:.1f} [{found['low']:.1f}, {found['high']:.1f}]"
+
+
+def _setting(value: Any) -> str:
+    return "-" if value is None or value == [] else str(value)
+
+
 def trials(searched: Searched) -> str:
     """The best trials, with what each was given."""
     settings = list(searched.trials[0].settings)

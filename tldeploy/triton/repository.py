@@ -93,6 +93,7 @@ class _Release:
     lengths: list[int]
     lineage: Mapping[str, Any]
     checked: bool
+    tuning: Mapping[str, Any] | None
 
 
 def publish(
@@ -102,18 +103,20 @@ def publish(
     settings: Deploy,
     lineage: Mapping[str, Any] | None = None,
     check: Check | None = None,
+    tuning: Mapping[str, Any] | None = None,
 ) -> Publication:
     """Publish the export artifact as the next version of `name`, and make it live, in running servers too.
 
     lineage: what lies behind the export, see lineage.py; the deploy artifact keeps it for `tldeploy trace`.
     check: what the staged version has to pass before it is live, see checking.py; the deploy artifact says whether.
+    tuning: how the settings were found, see fitting/; the deploy artifact keeps it too.
 
     Raises ArtifactError when the export is damaged or cannot be batched, UsageError for a name or path that Triton
     cannot serve, StorageError when the disk is full or another publisher does not finish, ServerError when a running
     server refuses it, and what the check raises. Then, as when it is killed, the old version stays live.
     """
     _check_name(name)
-    return _publish(export, repository, name, settings, lineage, check)
+    return _publish(export, repository, name, settings, lineage, check, tuning)
 
 
 def publish_canary(
@@ -123,10 +126,11 @@ def publish_canary(
     settings: Deploy,
     lineage: Mapping[str, Any] | None = None,
     check: Check | None = None,
+    tuning: Mapping[str, Any] | None = None,
 ) -> Publication:
     """Publish the export artifact beside `name`, as `<name>.canary`. Arguments and errors as those of `publish`."""
     _check_name(name)
-    return _publish(export, repository, canary_of(name), settings, lineage, check)
+    return _publish(export, repository, canary_of(name), settings, lineage, check, tuning)
 
 
 def _publish(
@@ -136,6 +140,7 @@ def _publish(
     settings: Deploy,
     lineage: Mapping[str, Any] | None,
     check: Check | None,
+    tuning: Mapping[str, Any] | None,
 ) -> Publication:
     check_path(repository)
     manifest = artifacts.load(export, "export")
@@ -163,6 +168,7 @@ def _publish(
             lengths=sorted(map(int, manifest.details.get("padded_lengths", ()))),
             lineage=lineage or {},
             checked=check is not None,
+            tuning=tuning,
         )
         _stage_step(staging / names.step, release)
         _stage_graph(staging / names.graph, release)
@@ -189,14 +195,22 @@ def kept_versions(repository: Path, name: str, version: int, count: int) -> list
     return sorted([*older, version][-count:])
 
 
-def is_current(export: Path, repository: Path, name: str, settings: Deploy, checked: bool = False) -> bool:
+def is_current(
+    export: Path,
+    repository: Path,
+    name: str,
+    settings: Deploy,
+    tuning: Mapping[str, Any] | None = None,
+    checked: bool = False,
+) -> bool:
     """Whether publishing would change nothing: the live version comes from this export and these settings, intact.
 
-    checked: it must also have passed a check when it was published.
+    tuning: as for `publish`. checked: it must also have passed a check when it was published.
     """
     try:
         live = published(repository, name)
         same = live.manifest.inputs == _inputs(artifacts.load(export, "export"), settings)
+        same = same and live.manifest.details.get("tuning") == tuning
         same = same and live.manifest.details.get("checked", False) >= checked
         files: dict[str, str] = live.manifest.details["repository_files"]
         return same and all(file_sha256(repository / file) == sha256 for file, sha256 in files.items())
@@ -348,6 +362,7 @@ def _stage_ensemble(model: Path, release: _Release) -> None:
             "lengths": release.lengths,
             "shape": _shape(release.signature, exported),
             "lineage": dict(release.lineage),
+            "tuning": release.tuning,
             "checked": release.checked,
             "repository_files": staged_files(model.parent),
         },

@@ -43,6 +43,7 @@ def start(
     share: float,
     lineage: Mapping[str, Any] | None = None,
     check: Check | None = None,
+    tuning: Mapping[str, Any] | None = None,
 ) -> tuple[Canary, Publication]:
     """Let the export artifact answer a share (0 .. 1) of the requests to `name`.
 
@@ -57,7 +58,7 @@ def start(
         found = f"it has the labels {', '.join(labels)}, version {live.version} has {', '.join(live.manifest.labels)}"
         raise ArtifactError(asked, found, "their answers cannot be compared: deploy it without --canary")
     _clear(repository, name)
-    beside = publish_canary(export, repository, name, settings, lineage, check)
+    beside = publish_canary(export, repository, name, settings, lineage, check, tuning)
     canary = Canary(name, live.version, beside.manifest.sha256[:12], share)
     with begin(repository) as staging:
         stage_stable(staging, canary, live.manifest, _signature(repository, live))

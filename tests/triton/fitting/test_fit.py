@@ -1,0 +1,98 @@
+"""Fitting with the real server, and what is kept of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.tiny import answer
+from tldeploy import artifacts
+from tldeploy.recipe import Deploy
+from tldeploy.triton.fitting.arena import opened
+from tldeploy.triton.fitting.fit import SAMPLES, fit, kept
+from tldeploy.triton.fitting.goals import Goal, fitted
+
+TEXTS = ["great camera", "awful battery", "the phone is not very good", "bad " * 20]
+OTHER = Deploy(instances=2, threads=1, step_instances=1, queue_delay_us=500, preferred_batch_sizes=(4, 8))
+DEFAULT = Deploy(max_batch_size=8)
+
+
+def test_the_server_serves_each_configuration_in_turn_and_answers_alike(tiny_export: Path) -> None:
+    expected = answer(tiny_export, TEXTS)
+    with opened(tiny_export, DEFAULT, TEXTS, most_clients=4) as arena:
+        for settings in (OTHER, OTHER, DEFAULT):
+            arena.serve(settings)
+            turn = arena.load(clients=4, seconds=0.2)
+            assert len(turn.latency_ms) >= 4
+            assert (turn.latency_ms > 0).all()
+            assert turn.rows_per_s > 0
+            assert turn.client_share > 0
+            for text, probabilities in zip(TEXTS, expected, strict=True):
+                np.testing.assert_allclose(arena.client.predict([text])[0], probabilities, atol=1e-6)
+            graph = arena.control.configuration("fitted.graph")
+            step = arena.control.configuration("fitted.tokenize")
+            assert graph["instance_group"][0]["count"] == settings.instances
+            assert step["instance_group"][0]["count"] == (settings.step_instances or settings.instances)
+            assert graph.get("parameters", {}).get("intra_op_thread_count", {}).get("string_value") == (
+                None if settings.threads is None else str(settings.threads)
+            )
+            batching = graph["dynamic_batching"]
+            assert int(batching["max_queue_delay_microseconds"]) == settings.queue_delay_us
+            # The server takes max_batch_size for it where there is none.
+            assert batching["preferred_batch_size"] == (list(settings.preferred_batch_sizes) or [8])
+    assert [settings for settings, _ in arena.measured] == [OTHER, OTHER, DEFAULT]
+
+
+@pytest.fixture(scope="module")
+def serving(tiny_export: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fitted") / "serving"
+    about = {"about_rows": "four texts", "name": "tiny", "inputs": "0" * 64}
+    fit(tiny_export, TEXTS, DEFAULT, Goal("latency"), most_clients=2, seconds=3, out=folder, **about)
+    return folder
+
+
+def test_what_is_found_is_an_artifact_with_every_candidate_and_the_raw_samples(serving: Path) -> None:
+    manifest = artifacts.load(serving, "serving")
+    record = manifest.details["tuning"]
+    assert record["goal"] == {"aim": "latency", "p99_ms": None}
+    assert record["rows"] == "four texts"
+    assert record["candidates"][0]["settings"] == fitted(DEFAULT)
+    assert [entry["measured_in"] for entry in record["candidates"]][:2] == ["verdict", "verdict"]
+    assert record["chosen"] in [entry["settings"] for entry in record["candidates"][:2]]
+    (choice,) = manifest.decisions
+    assert (choice.value, choice.reason) == (record["chosen"], record["reason"])
+    with np.load(serving / SAMPLES) as samples:
+        assert samples["requests"].sum() == len(samples["latency_ms"])
+        assert len(samples["settings"]) == len(samples["clients"]) == len(samples["elapsed_s"])
+        assert {*samples["settings"].tolist()} == {json.dumps(entry["settings"]) for entry in record["candidates"]}
+
+
+def test_what_is_kept_is_used_for_the_same_graph_settings_and_machine_only(
+    serving: Path, tiny_export: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = artifacts.load(serving, "serving").details["tuning"]
+    settings, found = kept(serving, tiny_export, DEFAULT)
+    assert (fitted(settings), found) == (record["chosen"], record)
+    assert settings.max_batch_size == DEFAULT.max_batch_size
+    assert kept(serving, tiny_export, DEFAULT.model_copy(update={"keep_versions": 9}))[1] == record
+    capsys.readouterr()
+    changed = DEFAULT.model_copy(update={"max_batch_size": 4})
+    assert kept(serving, tiny_export, changed) == (changed, None)
+    assert "what they were found for has changed: recipe's settings" in capsys.readouterr().err
+    here = dict(artifacts.load(serving, "serving").environment)
+    monkeypatch.setattr("tldeploy.environment.describe", lambda: here | {"cpu": "another"})
+    assert kept(serving, tiny_export, DEFAULT) == (DEFAULT, None)
+    assert "what they were found for has changed: machine" in capsys.readouterr().err
+
+
+def test_a_damaged_record_is_not_used(
+    serving: Path, tiny_export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "serving"
+    copy.mkdir()
+    (copy / artifacts.MANIFEST).write_bytes((serving / artifacts.MANIFEST).read_bytes())
+    assert kept(copy, tiny_export, DEFAULT) == (DEFAULT, None)
+    assert f"{SAMPLES} is missing" in capsys.readouterr().err

@@ -1,0 +1,123 @@
+"""The private server that configurations are measured on.
+
+1. The export is published into a folder of our own, with the recipe's settings, and served on free ports.
+2. For each configuration the step and the graph are unloaded, and loaded with its instances, threads and batching, by
+   the server's own model control. So is an unchanged one: workers that have run for long would have an advantage.
+3. Threads of this process are the clients, over HTTP. What they take of a core is kept with every turn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tldeploy.errors import ServerError
+from tldeploy.measuring.scenarios import SEED, WARM_UP_REQUESTS, Load
+from tldeploy.recipe import Deploy
+from tldeploy.runtime.triton import Client
+from tldeploy.runtime.triton.address import key_headers
+from tldeploy.tasks.classification import Row
+from tldeploy.triton import config
+from tldeploy.triton.fitting.race import Turn
+from tldeploy.triton.repository import Publication, publish
+from tldeploy.triton.server import READY_WITHIN_S, Server
+from tldeploy.triton.steps import step_of
+
+if TYPE_CHECKING:
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+NAME = "fitted"
+
+
+class ServedArena:
+    """rows: what clients send, in this order. pool: their threads. measured: every turn, with its settings."""
+
+    def __init__(
+        self, publication: Publication, control: Control, client: Client, rows: Sequence[Row], pool: ThreadPoolExecutor
+    ) -> None:
+        self.control, self.client = control, client
+        self._publication, self._rows, self._pool = publication, rows, pool
+        self.measured: list[tuple[Deploy, Turn]] = []
+        self._settings = Deploy()
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def serve(self, settings: Deploy) -> None:
+        """Raises ServerError when the server cannot load the models so."""
+        self._settings = settings
+        for described in _configs(self._publication, settings):
+            self.control.reload(described)
+        for index in np.linspace(0, len(self._rows) - 1, WARM_UP_REQUESTS).astype(int).tolist():
+            self.client.predict([self._rows[index]])
+
+    def load(self, clients: int, seconds: float) -> Turn:
+        """Raises whatever error a client meets."""
+        before = time.process_time()
+        latency_ms, elapsed_s = Load(self.client, self._rows, clients, seconds).run(self._pool)
+        turn = Turn(clients, latency_ms, elapsed_s, (time.process_time() - before) / elapsed_s)
+        self.measured.append((self._settings, turn))
+        return turn
+
+
+class Control:
+    """Model control of a server that is ours."""
+
+    def __init__(self, server: Server) -> None:
+        import tritonclient.http
+
+        timeouts = {"connection_timeout": READY_WITHIN_S, "network_timeout": READY_WITHIN_S}
+        self._client = tritonclient.http.InferenceServerClient(server.http_url, **timeouts)
+        self._headers = key_headers("http", server.key)
+
+    def reload(self, described: ModelConfig) -> None:
+        """Load a model with another configuration than its folder has. Raises ServerError when that is refused."""
+        from google.protobuf.json_format import MessageToJson
+
+        text = MessageToJson(described, preserving_proto_field_name=True)
+        try:
+            self._client.unload_model(described.name, headers=self._headers)
+            self._client.load_model(described.name, headers=self._headers, config=text)
+        except Exception as error:
+            fix = "free some memory, or lower deploy.instances"
+            raise ServerError(f"measure {described.name} with other settings", str(error), fix) from error
+
+    def configuration(self, model: str) -> dict[str, Any]:
+        """What the server now serves a model by."""
+        found: dict[str, Any] = self._client.get_model_config(model)
+        return found
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def _configs(publication: Publication, settings: Deploy) -> Iterator[ModelConfig]:
+    """Of the step and of the graph, which are published as version 1."""
+    step, graph, _ = publication.manifest.details["models"]
+    lengths = publication.manifest.details["lengths"]
+    signature = config.read_signature(publication.path.parent.parent / graph / "1" / "model.onnx")
+    yield config.step_config(step, step_of(publication.manifest.task).input, signature.inputs, [1], settings)
+    yield config.graph_config(graph, signature, [1], settings, lengths)
+
+
+@contextlib.contextmanager
+def opened(export: Path, settings: Deploy, rows: Sequence[Row], most_clients: int) -> Iterator[ServedArena]:
+    """Serve an export privately, and measure there. Clients send the rows in an order that is drawn once."""
+    order = np.random.default_rng(SEED).permutation(len(rows)).tolist()
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        publication = publish(export, folder / "repository", NAME, settings)
+        server = stack.enter_context(Server(folder / "repository", http_port=0, grpc_port=0, metrics_port=0))
+        client = stack.enter_context(Client(server.http_url, model=NAME))
+        control = Control(server)
+        stack.callback(control.close)
+        # One pool for all turns: a new thread would be a new connection.
+        pool = stack.enter_context(ThreadPoolExecutor(most_clients, thread_name_prefix="client"))
+        yield ServedArena(publication, control, client, [rows[at] for at in order], pool)
