@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tldeploy.errors import ServerError
-from tldeploy.measuring.scenarios import SEED, WARM_UP_REQUESTS, Load
+from tldeploy.measuring.scenarios import Load
+from tldeploy.measuring.scenarios.turns import SEED
 from tldeploy.recipe import Deploy
 from tldeploy.runtime.triton import Client
 from tldeploy.runtime.triton.address import key_headers
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 NAME = "fitted"
+WARM_UP_REQUESTS = 20
 
 
 class ServedArena:
