@@ -3,6 +3,7 @@
 config.py        config.pbtxt as protobuf, from the graph
 repository.py    publish an export as a versioned model; transaction.py makes that atomic
 keeping.py       roll back to an older version, verify every hash; lineage.py traces a served graph to its recipe
+fitting/         how a model is best run on this machine, by measuring
 lint/            what is wrong with anybody's repository
 tokenize_step.py the served tokenizing step; backends/ holds the server's Python backend for ONNX graphs
 home.py          where tritonserver is, built from the pip wheel when there is none
