@@ -161,8 +161,20 @@ def conditions(judged: Sequence[Judged]) -> str:
 
 
 def serving(tuning: Mapping[str, Any]) -> str:
-    """What was measured of the served model, the recipe's settings first and * at what was chosen; and why."""
-    rows = [
+    """What was measured of the served model, what of it was chosen, as a recipe has it, and why."""
+    head, *rows = fitted_rows(tuning)
+    chosen = "\n".join(f"  {name}: {'null' if value is None else value}" for name, value in tuning["chosen"].items())
+    anew = sum(entry["measured_in"] == "verdict" for entry in tuning["candidates"])
+    about = (
+        f"{tuning['rows']}, {tuning['seconds']:.0f} s; the first {anew} were measured anew after a race of the others"
+    )
+    return f"{aligned(head, rows)}\n{about}\n\ndeploy:\n{chosen}\nwhy: {tuning['reason']}"
+
+
+def fitted_rows(tuning: Mapping[str, Any]) -> list[list[str]]:
+    """The head and a row for each candidate: the recipe's settings first, * at what was chosen."""
+    head = "settings|instances|threads|steps|delay us|preferred|clients|rows/s|p50 ms|p99 ms|requests|x recipe"
+    return [head.split("|")] + [
         [
             f"{index or 'recipe'}{' *' if entry['settings'] == tuning['chosen'] else ''}",
             *(_setting(value) for value in entry["settings"].values()),
@@ -174,24 +186,6 @@ def serving(tuning: Mapping[str, Any]) -> str:
         ]
         for index, entry in enumerate(tuning["candidates"])
     ]
-    head = [
-        "",
-        "instances",
-        "threads",
-        "steps",
-        "delay us",
-        "preferred",
-        "clients",
-        "rows/s",
-        "p50 ms",
-        "p99 ms",
-        "requests",
-        "x recipe",
-    ]
-    chosen = "\n".join(f"  {name}: {'null' if value is None else value}" for name, value in tuning["chosen"].items())
-    anew = sum(entry["measured_in"] == "verdict" for entry in tuning["candidates"])
-    measured = f"{tuning['rows']}, {tuning['seconds']:.0f} s; the first {anew} measured anew after a race of all others"
-    return f"{aligned(head, rows)}\n{measured}\n\ndeploy:\n{chosen}\nwhy: {tuning['reason']}"
 
 
 def _latency(found: Mapping[str, float]) -> str:

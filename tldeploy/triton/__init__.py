@@ -5,6 +5,7 @@ repository.py    publish an export as a versioned model; transaction.py makes th
 checking.py      try a version in a server of its own before it is live; candidate.py is one version by itself
 running.py       servers that run on a repository take another version; following.py: one that nobody has told looks
 keeping.py       roll back to an older version, verify every hash; lineage.py traces a served graph to its recipe
+fitting/         how a model is best run on this machine, by measuring
 lint/            what is wrong with anybody's repository
 tokenize_step.py the served tokenizing step; backends/ holds the server's Python backend for ONNX graphs
 home.py          where tritonserver is, built from the pip wheel when there is none
