@@ -75,7 +75,7 @@ def _inside_the_noise(engine: dict[str, Any]) -> Iterator[str]:
     if verdict is None or verdict["differ"] or gain["low"] == gain["high"] == 1:
         return
     more = verdict["more_rounds"]
-    needs = "more rounds than it is worth" if more is None else f"about {more:,} more rounds of 16 rows"
+    needs = "more rounds than it is worth" if more is None else f"about {more:,} more rounds"
     yield f"{engine['name']}: {gain['value']:.3f} times PyTorch is inside the noise; to tell needs {needs}"
 
 

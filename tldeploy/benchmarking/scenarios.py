@@ -95,8 +95,8 @@ def generator_words(engine: str, scenarios: Mapping[str, Any]) -> str | None:
     if not behind:
         return None
     return (
-        f"{engine}: at {', '.join(behind)} the figures are the load generator's: it used over {MOST_CPU:.0%} of a core,"
-        f" or sent over {MOST_LATE:.0%} of the latency late"
+        f"{engine}: at {', '.join(behind)} the figures are in part the load generator's: it used over {MOST_CPU:.0%} "
+        f"of a core, or sent over {MOST_LATE:.0%} of the latency late; it may want a core, or a machine, of its own"
     )
 
 

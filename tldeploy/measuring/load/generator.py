@@ -12,7 +12,6 @@ import asyncio
 import gc
 import json
 import selectors
-import signal
 import subprocess
 import sys
 import time
@@ -52,7 +51,8 @@ class Generator:
         self.asked = f"make load on {client.name}"
         command = [sys.executable, "-m", __name__]
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, encoding="utf-8")
+        # A group of its own: Ctrl-C is for this process to handle.
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, encoding="utf-8", process_group=0)
         texts = [row if isinstance(row, str) else row.decode() for row in rows]
         whom = {"url": client.url, "model": client.model, "protocol": client.protocol, "timeout_s": client.timeout_s}
         self._tell({"client": whom, "shared_memory": client.shared_memory, "rows": texts})
@@ -63,6 +63,8 @@ class Generator:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None:
+            self._process.kill()
         self.close()
 
     def open_loop(self, rate_per_s: float, seconds: float, seed: int) -> Round:
@@ -165,6 +167,5 @@ def _precise_loop() -> asyncio.AbstractEventLoop:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     with asyncio.Runner(loop_factory=_precise_loop) as runner:
         runner.run(_serve())

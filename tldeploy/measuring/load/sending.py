@@ -28,8 +28,8 @@ MOST_UNANSWERED = 256
 class Sent:
     """What became of the requests, in the order in which they were due; float64 [requests], seconds from the start.
 
-    due: when each was to be sent; in a closed loop, when it was. dropped: arrivals that were not sent, as too many were
-    unanswered.
+    due: when each was to be sent; in a closed loop nothing is due, and it is `sent` itself. dropped: arrivals that were
+    not sent, as too many were unanswered.
     """
 
     due: Times
