@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from tldeploy.recipe.values import Count, Section, no_repeats
 
@@ -90,3 +90,9 @@ class Bench(Section):
     _concurrency_once = field_validator("concurrency")(no_repeats)
     _scenarios_once = field_validator("scenarios")(no_repeats)
     _tokens_once = field_validator("tokens")(no_repeats)
+
+    @model_validator(mode="after")
+    def _rates_are_of_the_server_scenario(self) -> Bench:
+        if self.rates and "server" not in self.scenarios:
+            raise ValueError("rates: expected `server` among the scenarios, as no other tries rates")
+        return self
