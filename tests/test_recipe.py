@@ -55,6 +55,8 @@ def test_every_mistake_is_named_with_its_line_and_the_nearest_spelling() -> None
         ("export: {variants: [fp32, fp32]}", "expected each value once"),
         ("tune: {methods: [fine-tuning], keep: feature-extraction}", "is not among methods"),
         ("bench: {seconds: 0}", "greater than 0"),
+        ("bench: {rates: [10], scenarios: []}", "expected `server` among the scenarios"),
+        ("bench: {scenarios: [servers]}", "did you mean `server`"),
         ("tune: {seed: -1}", "greater than or equal to 0"),
         ("tune: {seed: 5000000000}", "less than 4294967296"),
         ("bench: &x {engines: [*x]}", "a part of it holds itself"),

@@ -286,6 +286,7 @@ def gate(
 
     recipe = _loaded(recipe)
     conditions, older = parse(fail_on), read_older(Path(against))
+    judge(conditions, older.report, older.report)  # what the older report lacks is said before minutes of measuring
     outcome = bench(recipe, force)
     exported = artifacts.load(recipe.path("onnx"), "export")
     new, task = report(outcome), load_task(exported.task, recipe.path("onnx"), exported.labels)

@@ -10,7 +10,7 @@ from tests.benchmarking.job import HASHES, write_job
 from tests.engine import Engine
 from tldeploy import artifacts, recipe
 from tldeploy.benchmarking.bench import bench, lay_out
-from tldeploy.errors import ArtifactError, QualityError
+from tldeploy.errors import ArtifactError, DataError, QualityError
 
 SETTINGS = recipe.Bench(concurrency=[1, 2], seconds=0.02)
 
@@ -79,6 +79,14 @@ def test_fewer_rows_are_taken_evenly(tmp_path: Path) -> None:
     samples = np.load(tmp_path / "bench" / "samples.npz")
     assert samples["truth"].tolist() == [n % 3 for n in range(60) if n % 5 in (0, 2)], "two of every five"
     assert manifest.decisions[0].value == 24
+
+
+def test_a_length_that_no_row_can_have_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    asked: list[int] = []
+    engine = Engine("a", lambda number: asked.append(number) or 0)
+    with pytest.raises(DataError, match="cannot make texts of 500 tokens"):
+        run(tmp_path, recipe.Bench(tokens=[500]), [engine])
+    assert asked == []
 
 
 def test_an_engine_that_cannot_be_scored_leaves_nothing_behind(tmp_path: Path) -> None:

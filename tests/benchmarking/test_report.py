@@ -94,6 +94,9 @@ def test_the_server_scenario_says_what_theory_does(job: Job) -> None:
     shown = render_server(job.report).splitlines()
     assert shown[2].startswith("triton http")
     assert shown[-1] == "triton http: p99 within 100 ms up to 40.0 requests a second"
+    report = copy.deepcopy(job.report)
+    report["engines"][2]["server"]["trials"][0] |= {"samples": 90, "p99_ms": None, "p99_ms_interval": None}
+    assert render_server(report).endswith("40.0 requests a second; 90 requests are too few to be sure of it")
 
 
 def test_every_scenario_that_was_asked_for_is_in_the_report(job: Job) -> None:

@@ -57,9 +57,11 @@ def run_scenarios(
 ) -> Measured:
     """The noise floor first, of the runner at the place `reported`; then what the settings ask for.
 
-    Raises QualityError for a runner whose answers cannot be scored, and whatever error a runner raises.
+    Raises UsageError or DataError for a length that rows cannot have, QualityError for a runner whose answers cannot be
+    scored, and whatever error a runner raises.
     """
     classes, inputs = len(task.labels), rows.inputs
+    shaped = {tokens: _shaped(tokens, task, inputs) for tokens in settings.tokens}
     noise = measure_noise(runners[reported], inputs, classes, "bench: an engine against itself")
     single = single_stream(runners, inputs, classes, "bench: one request at a time")
     load = closed_loop(runners, inputs, settings.concurrency, settings.seconds, "bench: concurrent clients")
@@ -72,7 +74,10 @@ def run_scenarios(
         carried = (load.completed.sum(axis=2) / load.elapsed_s.sum(axis=2)).max(axis=1).tolist()
         what = "bench: requests that arrive at random"
         served = server(runners, inputs, settings.p99_ms, settings.seconds, what, carried=carried, rates=settings.rates)
-    fixed = {tokens: _fixed(tokens, task, inputs, runners) for tokens in settings.tokens}
+    fixed = {
+        tokens: single_stream(runners, made, classes, f"bench: rows of {tokens} tokens")
+        for tokens, made in shaped.items()
+    }
     providers = tuple(runner.provider for runner in runners)
     rows_sha256 = fingerprint([inputs, rows.classes.tolist()])
     return Measured(rows_sha256, rows.classes, providers, noise, single, load, multi, batched, served, fixed)
@@ -118,9 +123,8 @@ def _lengths(task: Classification, rows: Sequence[str]) -> Sequence[int] | None:
     return task.examples(rows).lengths if len(task.axes) > 1 else None
 
 
-def _fixed(tokens: int, task: Classification, rows: Sequence[str], runners: Sequence[Runner]) -> SingleStream:
+def _shaped(tokens: int, task: Classification, rows: Sequence[str]) -> list[str]:
     if len(task.axes) == 1:
         raise UsageError(f"measure rows of {tokens} tokens", "images have none", "leave bench.tokens out")
     some = [rows[row] for row in np.linspace(0, len(rows) - 1, min(len(rows), MOST_FIXED_ROWS)).astype(int).tolist()]
-    made = of_length(some, tokens, lambda texts: _lengths(task, texts) or [])
-    return single_stream(runners, made, len(task.labels), f"bench: {tokens} tokens")
+    return of_length(some, tokens, lambda texts: _lengths(task, texts) or [])

@@ -56,7 +56,11 @@ def render_server(report: Report) -> str:
 
 def _rate(server: dict[str, Any]) -> str:
     rate = server["highest_rate_per_s"]
-    return "no rate that was tried" if rate is None else f"{rate:.1f} requests a second"
+    if rate is None:
+        return "no rate that was tried"
+    trial = next(trial for trial in server["trials"] if trial["rate_per_s"] == rate)
+    doubt = "" if trial["p99_ms"] else f"; {trial['samples']} requests are too few to be sure of it"
+    return f"{rate:.1f} requests a second{doubt}"
 
 
 def _ms(value: float | None) -> str:

@@ -137,3 +137,9 @@ class Bench(Section):
     _concurrency_once = field_validator("concurrency")(no_repeats)
     _scenarios_once = field_validator("scenarios")(no_repeats)
     _tokens_once = field_validator("tokens")(no_repeats)
+
+    @model_validator(mode="after")
+    def _rates_are_of_the_server_scenario(self) -> Bench:
+        if self.rates and "server" not in self.scenarios:
+            raise ValueError("rates: expected `server` among the scenarios, as no other tries rates")
+        return self

@@ -139,7 +139,7 @@ async def _serve() -> None:
 
 
 async def _made(ask: Ask, rows: list[str], load: dict[str, Any]) -> dict[str, Any]:
-    await ask([rows[0]])  # not kept: it opens the connection
+    await asyncio.gather(*(ask([rows[0]]) for _ in range(load.get("clients", 1))))  # not kept: they open connections
     cpu_s = time.process_time()
     if load["load"] == "open":
         sent = await open_loop(ask, rows, arrivals(load["rate_per_s"], load["seconds"], load["seed"]))
