@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tldeploy.tasks import pixels
-from tldeploy.tasks.pixels import MAX_PIXELS, ImageEncoder, decode, open_image
+from tldeploy.tasks.pixels import MAX_PIXELS, MAX_SCANS, MAX_STRIPS, ImageEncoder, decode, open_image
 
 
 def file_of(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
@@ -35,6 +35,26 @@ def png_of_size(width: int, height: int) -> bytes:
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
     ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def jpeg_of_scans(count: int, mode: str = "RGB") -> bytes:
+    """A progressive image whose last scan is drawn `count` times more, a few bytes each."""
+    whole = file_of(Image.new(mode, (64, 64)), "JPEG", progressive=True)
+    last = whole[whole.rindex(b"\xff\xda") : -2]
+    return whole[:-2] + last * count + whole[-2:]
+
+
+def tiff_of_strips(count: int, order: str = "<") -> bytes:
+    """A grey image one pixel wide, each pixel a strip of its own."""
+    places = 8 + 2 + 9 * 12 + 4
+    sizes = {256: 1, 257: count, 258: 8, 259: 1, 262: 1, 277: 1, 278: 1}
+    counts = {273: count, 279: count}
+    values = {**sizes, 273: places, 279: places + 4 * count}
+    entries = [(tag, counts.get(tag, 1), values[tag]) for tag in sorted(values)]
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(entries))
+    table = b"".join(struct.pack(f"{order}HHII", tag, 4, number, value) for tag, number, value in entries)
+    arrays = [struct.pack(f"{order}I", value) * count for value in (8, 1)]
+    return head + table + struct.pack(f"{order}I", 0) + b"".join(arrays)
 
 
 def palette(transparency: int | bytes | None = None) -> bytes:
@@ -122,6 +142,32 @@ def test_images_are_turned_upright(orientation: int, form: str) -> None:
     upright = decode(file_of(image, form, exif=exif, **({"lossless": True} if form == "WEBP" else {})))
     assert upright.size == ((3, 2) if orientation < 5 else (2, 3))
     assert upright.getpixel(CORNERS[orientation]) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_a_tiff_of_too_many_strips_is_refused_before_it_is_opened(order: str) -> None:
+    assert decode(tiff_of_strips(1000, order)).size == (1, 1000)
+    with pytest.raises(ValueError, match="it is cut into 100,001 pieces, the limit is 100,000"):
+        decode(tiff_of_strips(MAX_STRIPS + 1, order))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_jpeg_of_too_many_passes_is_refused(mode: str) -> None:
+    own = jpeg_of_scans(0, mode).count(b"\xff\xda")
+    assert decode(jpeg_of_scans(MAX_SCANS - own, mode)).size == (64, 64)
+    for hidden in (b"", b"\xff\x01", b"\xff\xff\xff", b"\xff\xd0"):  # what the decoder passes over
+        whole = jpeg_of_scans(MAX_SCANS - own + 1, mode)
+        last = whole.rindex(b"\xff\xda")
+        with pytest.raises(ValueError, match="it is drawn in 51 passes, the limit is 50"):
+            decode(whole[:last] + hidden + whole[last:])
+
+
+def test_what_only_looks_like_a_pass_is_not_counted() -> None:
+    """The thumbnail in its EXIF data, and what cameras put behind the end of an image."""
+    image = Image.new("RGB", (64, 64))
+    inside = file_of(image, "JPEG", exif=b"Exif\0\0" + b"\xff\xda\0\x02" * 100)
+    assert decode(inside).size == (64, 64)
+    assert decode(file_of(image, "JPEG") + b"\xff\xda\0\x02" * 100).size == (64, 64)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")

@@ -195,6 +195,14 @@ def with_comments(place: Path) -> None:
     classifier(place, put('"intra_op_thread_count"', "'intra_op_thread_count'", text))
 
 
+def names_and_links_within(place: Path) -> None:
+    """Both may lead anywhere in the repository."""
+    folder = classifier(place, put('"labels.txt"', '"../classifier/labels.txt"', CONFIG))
+    (folder / "kept").mkdir()
+    (folder / "1" / "model.onnx").rename(folder / "kept" / "model.onnx")
+    (folder / "1" / "model.onnx").symlink_to("../kept/model.onnx")
+
+
 def external_weights(place: Path) -> None:
     folder = classifier(place)
     onnx.save(graph(), folder / "1" / "model.onnx", save_as_external_data=True, location="weights", size_threshold=0)
@@ -226,6 +234,7 @@ def warmed_up(place: Path) -> None:
 
 
 GOOD: dict[str, Write] = {
+    "names-and-links-within": names_and_links_within,
     "plain": lambda place: classifier(place) and None,
     "minimal": minimal,
     "old-style": old_style,
@@ -278,6 +287,28 @@ def other_file_name(place: Path) -> None:
 
 def no_program(place: Path) -> None:
     (python_model(place) / "1" / "model.py").unlink()
+
+
+def linked_graph(place: Path) -> None:
+    file = classifier(place) / "1" / "model.onnx"
+    file.unlink()
+    file.symlink_to("/etc/hostname")
+
+
+def linked_folder(place: Path) -> None:
+    elsewhere = place.parent / f"{place.name}-elsewhere"
+    classifier(elsewhere)
+    (place / "classifier").symlink_to(elsewhere / "classifier")
+
+
+def weights_outside(place: Path) -> None:
+    external_weights(place)
+    version = place / "classifier" / "1"
+    (version / "weights").rename(place / "classifier" / "weights")
+    model = onnx.load(version / "model.onnx", load_external_data=False)
+    for tensor in model.graph.initializer:
+        next(entry for entry in tensor.external_data if entry.key == "location").value = "../weights"
+    (version / "model.onnx").write_bytes(model.SerializeToString())
 
 
 def lost_weights(place: Path) -> None:
@@ -337,6 +368,12 @@ BROKEN: dict[str, tuple[str, Write]] = {
     "onnx-platform": ("platform-unknown", changed('backend: "onnxruntime"', 'platform: "onnx"')),
     "net.onnx": ("model-file-missing", other_file_name),
     "no-model.py": ("model-file-missing", no_program),
+    "graph-outside": ("path-leaves", added('default_model_filename: "../../../model.onnx"\n')),
+    "graph-at-the-root": ("path-leaves", added('default_model_filename: "/etc/hostname"\n')),
+    "labels-outside": ("path-leaves", changed('"labels.txt"', '"../../labels.txt"')),
+    "link-to-elsewhere": ("path-leaves", linked_graph),
+    "folder-elsewhere": ("path-leaves", linked_folder),
+    "weights-outside": ("external-data-missing", weights_outside),
     "empty-file": ("model-corrupt", with_graph(b"")),
     "half-a-file": ("model-corrupt", with_graph(graph().SerializeToString()[:-20])),
     "text-as-model": ("model-corrupt", with_graph(b"version https://git-lfs.github.com/spec/v1\n")),

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 from tritonclient import grpc
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from tests.triton.lint_corpus import weights_outside
 from tldeploy.errors import ServerError
 from tldeploy.triton.server import Server
 
@@ -215,3 +216,27 @@ def refusal(repository: Path, config: str) -> str:
     with pytest.raises(ServerError) as caught:
         Server(repository, http_port=0, grpc_port=0, metrics_port=0).__enter__()
     return caught.value.found
+
+
+@pytest.mark.parametrize("config", ['default_model_filename: "../../../m.onnx"', "", "labels"])
+def test_what_leads_out_of_the_repository_is_refused(tmp_path: Path, config: str) -> None:
+    labels = 'label_filename: "../../labels.txt"' if config == "labels" else ""
+    (tmp_path / "labels.txt").write_text("one\n", encoding="utf-8")
+    tensors = {"x": (TensorProto.FLOAT, [1]), "out": (TensorProto.FLOAT, [1])}
+    described = tensor("input", "x", "FP32", "1") + tensor("output", "out", "FP32", "1", labels)
+    described += config if config != "labels" else ""
+    write_model(tmp_path / "repo", "m", [helper.make_node("Neg", ["x"], ["out"])], tensors, described)
+    file = tmp_path / "repo" / "m" / "1" / "model.onnx"
+    file.rename(tmp_path / "m.onnx")
+    if labels:
+        (tmp_path / "m.onnx").rename(file)
+    elif not config:
+        file.symlink_to(tmp_path / "m.onnx")
+    with pytest.raises(ServerError, match="leads out of the model repository"):
+        Server(tmp_path / "repo", http_port=0, grpc_port=0, metrics_port=0).__enter__()
+
+
+def test_weights_outside_the_version_folder_are_refused(tmp_path: Path) -> None:
+    weights_outside(tmp_path / "repo")
+    with pytest.raises(ServerError, match=r"(?i)external data"):
+        Server(tmp_path / "repo", http_port=0, grpc_port=0, metrics_port=0).__enter__()

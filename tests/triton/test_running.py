@@ -31,6 +31,7 @@ from tldeploy.triton.running import Running
 from tldeploy.triton.server import Server
 from tldeploy.triton.transaction import recover, versions
 from tldeploy.triton.watch import Watch
+from tldeploy.triton.workers import Workers
 
 ONE, TWO = Deploy(keep_versions=1), Deploy(keep_versions=2)
 ROW = ROWS[0]
@@ -273,7 +274,8 @@ def test_what_it_refuses_then_is_not_tried_again_and_again(
 
 def test_the_watch_looks_away_while_a_publisher_tells_the_server(server: Server, exports: dict[str, Path]) -> None:
     assert server.running is not None
-    with Watch(server.http_url, server.key, print, server.running.lock) as watch:
+    workers = Workers(f"{server.id}-", server.repository)
+    with Watch(server.http_url, server.key, workers, print, lock=server.running.lock) as watch:
         assert watch.look() == []
         with asking(server.http_url, "tiny", [ROW], connections=1) as log, running.held(server.repository, 0):
             assert watch.look() == []

@@ -10,24 +10,30 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import onnx
 import psutil
 import pytest
 from tritonclient.grpc.model_config_pb2 import ModelConfig
-from tritonclient.http import InferenceServerClient
+from tritonclient.http import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
 from tests.tiny import make_graph
-from tldeploy.errors import ServerError, UsageError
+from tldeploy import artifacts
+from tldeploy.artifacts import file_sha256
+from tldeploy.errors import ArtifactError, ServerError, UsageError
 from tldeploy.recipe import Deploy
 from tldeploy.runtime.triton import Client, Protocol
 from tldeploy.runtime.triton.address import KEY_HEADER, key_headers
 from tldeploy.triton import config, transaction
 from tldeploy.triton.repository import publish
 from tldeploy.triton.server import Server
+from tldeploy.triton.watch import Watch
+from tldeploy.triton.workers import Workers
 
 ROOT = Path(__file__).parents[2]
 STUB = "triton_python_backend_stub"
@@ -82,9 +88,47 @@ def test_the_next_version_is_live_at_the_next_start(repository: Path, tiny_expor
 
 def test_a_corrupt_graph_is_named(repository: Path) -> None:
     (repository / "tiny.graph" / "1" / "model.onnx").write_bytes(b"garbage")
+    forget_hashes(repository)
     with pytest.raises(ServerError, match=r"(?s)ended by itself.*tiny\.graph.*Protobuf parsing failed") as caught:
         serving(repository).__enter__()
     assert "At:" not in caught.value.found
+
+
+def forget_hashes(repository: Path) -> None:
+    """As if another tool had published it."""
+    (repository / "tiny" / "1" / artifacts.MANIFEST).unlink()
+
+
+def test_what_is_not_as_it_was_published_is_not_served(repository: Path, tiny_export: Path) -> None:
+    publish(tiny_export, repository, "tiny", Deploy(max_batch_size=3, keep_versions=2))
+    for damaged in (
+        "tiny.graph/2/model.onnx",
+        "tiny.tokenize/1/model.py",
+        "tiny.graph/labels.txt",
+        "tiny/config.pbtxt",
+    ):
+        file = repository / damaged
+        sound = file.read_bytes()
+        file.write_bytes(sound + b"\n")
+        with pytest.raises(
+            ArtifactError, match=f"files are not as they were published: {damaged} has changed"
+        ) as caught:
+            serving(repository).__enter__()
+        assert caught.value.exit_code == 5
+        assert "tldeploy deploy" in caught.value.fix
+        file.write_bytes(sound)
+    (repository / "tiny.tokenize" / "2" / "encoding.py").unlink()
+    with pytest.raises(ArtifactError, match=r"tiny\.tokenize/2/encoding\.py is missing"):
+        serving(repository).__enter__()
+
+
+def test_a_model_of_another_tool_is_served_and_said_to_have_no_hashes(repository: Path) -> None:
+    forget_hashes(repository)
+    said: list[str] = []
+    server = Server(repository, http_port=0, grpc_port=0, metrics_port=0, log=said.append)
+    with server, Client(server.http_url, model="tiny") as client:
+        assert client.predict(["good phone"]).shape == (1, 3)
+    assert "not published by tldeploy, and served without hashes to check: tiny, tiny.graph, tiny.tokenize" in said
 
 
 def change_dims(described: ModelConfig) -> None:
@@ -146,6 +190,7 @@ def refusal_of(folder: Path, change: Callable[[ModelConfig], None], batch: str |
 def test_a_server_that_hangs_while_it_loads_is_given_up_on(repository: Path) -> None:
     step = repository / "tiny.tokenize" / "1" / "model.py"
     step.write_text(f"{step.read_text()}\nimport time\ntime.sleep(600)\n", encoding="utf-8")
+    forget_hashes(repository)
     server = serving(repository, ready_within_s=1.5)
     with pytest.raises(ServerError, match=r"(?s)not ready after 1.5 s; the end of its log.*tiny\.tokenize"):
         server.__enter__()
@@ -155,6 +200,11 @@ def test_a_server_that_hangs_while_it_loads_is_given_up_on(repository: Path) -> 
 
 def test_a_model_that_answers_otherwise_than_when_it_was_exported_is_not_served(repository: Path) -> None:
     onnx.save(make_graph(300, 3, seed=99), repository / "tiny.graph" / "1" / "model.onnx")
+    folder = repository / "tiny" / "1"
+    manifest = artifacts.load(folder, "deploy")
+    hashes = manifest.details["repository_files"]
+    hashes["tiny.graph/1/model.onnx"] = file_sha256(repository / "tiny.graph" / "1" / "model.onnx")
+    artifacts.seal(folder, manifest)
     with pytest.raises(ServerError, match=r"serve tiny version 1: for the golden row .* it answers .* expected"):
         serving(repository).__enter__()
 
@@ -205,6 +255,69 @@ def test_a_dead_worker_is_replaced_while_the_server_serves(repository: Path, ste
         assert becomes_true(lambda: answers(client))
         assert client.predict(["good phone"]).tolist() == before.tolist()
         assert shared_memory(server_id)
+
+
+def test_a_dead_worker_is_not_replaced_by_files_that_have_changed(repository: Path) -> None:
+    said: list[str] = []
+    with serving(repository) as server:
+        workers = Workers(f"{server.id}-", repository.resolve())
+        with Watch(server.http_url, server.key, workers, said.append) as watch:
+            assert watch.look() == []
+            step = repository / "tiny.tokenize" / "1" / "model.py"
+            sound = step.read_bytes()
+            step.write_bytes(sound + b"\n")
+            assert workers.kill("tiny.tokenize") == 1
+            assert watch.look() == []
+            assert "tiny.tokenize/1/model.py has changed" in " ".join(said)
+            step.write_bytes(sound)
+            assert watch.look() == ["tiny.tokenize"]
+
+
+HANGING_MODEL = """
+import time
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        for request in requests:
+            time.sleep(float(pb_utils.get_input_tensor_by_name(request, "seconds").as_numpy()[0]))
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("done", np.ones(1, np.float32))]) for _ in requests]
+"""
+HANGING_CONFIG = """
+name: "hanging" backend: "python" instance_group [{kind: KIND_CPU}]
+input [{name: "seconds" data_type: TYPE_FP32 dims: [1]}]
+output [{name: "done" data_type: TYPE_FP32 dims: [1]}]
+"""
+
+
+def test_a_worker_that_hangs_is_replaced_and_one_that_is_busy_is_not(tmp_path: Path) -> None:
+    (tmp_path / "repo" / "hanging" / "1").mkdir(parents=True)
+    (tmp_path / "repo" / "hanging" / "1" / "model.py").write_text(HANGING_MODEL, encoding="utf-8")
+    (tmp_path / "repo" / "hanging" / "config.pbtxt").write_text(HANGING_CONFIG, encoding="utf-8")
+    said: list[str] = []
+    with serving(tmp_path / "repo") as server, ThreadPoolExecutor(8) as pool:
+        workers = Workers(f"{server.id}-", (tmp_path / "repo").resolve())
+        with Watch(server.http_url, server.key, workers, said.append, patience_s=1) as watch:
+            busy = [pool.submit(sleep_there, server, 0.7) for _ in range(5)]
+            assert watch.look() == watch.look() == []  # neither is answered in time, but runs do end
+            assert [slept.result() for slept in busy] == [1.0] * 5
+            before = workers.of("hanging")
+            hung = pool.submit(sleep_there, server, 600)
+            assert watch.look() == []
+            assert watch.look() == ["hanging"]
+            with pytest.raises(InferenceServerException):
+                hung.result(30)
+            assert sleep_there(server, 0) == 1.0
+            assert len(workers.of("hanging")) == 1
+            assert workers.of("hanging") != before
+
+
+def sleep_there(server: Server, seconds: float) -> float:
+    given = InferInput("seconds", [1], "FP32")
+    given.set_data_from_numpy(np.array([seconds], dtype=np.float32))
+    with InferenceServerClient(server.http_url, network_timeout=60) as client:
+        return float(client.infer("hanging", [given]).as_numpy("done")[0])
 
 
 def answers(client: Client) -> bool:

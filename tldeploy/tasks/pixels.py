@@ -3,7 +3,7 @@
 `tldeploy deploy` copies it, byte for byte, beside the Triton step that runs it. So it may import only numpy and
 Pillow, which the server's workers have, and nothing of tldeploy.
 
-1. `open_image` reads the header: the format, and how many pixels decoding would take.
+1. `open_image` reads the header: the format, and what decoding would take. Small files can be made to take very much.
 2. `decode` makes it an upright RGB image of 8 bits, whatever it was.
 3. `ImageEncoder.fit` brings that to the network's size.
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,10 @@ Pixels = NDArray[np.uint8]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 50_000_000  # 150 MB decoded; a few kilobytes of PNG can hold far more
+# A progressive JPEG is decoded once over for each scan, of a few bytes each if somebody wants it; cameras make ten.
+MAX_SCANS = 50
+MAX_STRIPS = 100_000  # of a TIFF; each becomes an object of some hundred bytes
+ROWS_AT_ONCE = 64
 RESIZES = ("crop", "squash", "pad")
 RESAMPLES = {
     "nearest": Image.Resampling.NEAREST,
@@ -34,6 +39,11 @@ RESAMPLES = {
 }
 
 _ORIENTATION = 0x0112  # the EXIF tag
+# The next marker of a JPEG, past what is filled in, escaped, or restarts within a scan.
+_MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")
+_END_OF_IMAGE, _START_OF_SCAN = 0xD9, 0xDA
+# Of a TIFF, what is counted: BitsPerSample, StripOffsets, TileOffsets.
+_COUNTED = {258, 273, 324}
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -110,6 +120,8 @@ def open_image(image: bytes) -> Image.Image:
     """
     if not image:
         raise ValueError("it is empty")
+    if (strips := _strips(image)) > MAX_STRIPS:
+        raise ValueError(f"it is cut into {strips:,} pieces, the limit is {MAX_STRIPS:,}")
     try:
         opened = Image.open(io.BytesIO(image), formats=FORMATS)
     except UnidentifiedImageError:
@@ -123,7 +135,34 @@ def open_image(image: bytes) -> Image.Image:
         raise ValueError(_damage(error)) from None
     if opened.width * opened.height > MAX_PIXELS:
         raise ValueError(_too_many(opened.width * opened.height))
+    if opened.format in {"JPEG", "MPO"} and (scans := _scans(image)) > MAX_SCANS:
+        raise ValueError(f"it is drawn in {scans:,} passes, the limit is {MAX_SCANS}")
     return opened
+
+
+def _strips(image: bytes) -> int:
+    """The most strips or tiles that a TIFF's first directory speaks of; 0 for what is no TIFF."""
+    order = {b"II": "<", b"MM": ">"}.get(image[:2])
+    if order is None:
+        return 0
+    is_big = image[2:4] in {b"\x2b\0", b"\0\x2b"}
+    first, number, entry = ("Q", "Q", "HHQ8x") if is_big else ("I", "H", "HHI4x")
+    try:
+        (at,) = struct.unpack_from(order + first, image, 8 if is_big else 4)
+        (entries,) = struct.unpack_from(order + number, image, at)
+        table = image[at + struct.calcsize(order + number) :][: entries * struct.calcsize(order + entry)]
+        return max((count for tag, _, count in struct.iter_unpack(order + entry, table) if tag in _COUNTED), default=0)
+    except (struct.error, OverflowError):
+        return 0  # damaged, as Pillow will say
+
+
+def _scans(image: bytes) -> int:
+    """How often the decoder of a JPEG goes over its pixels."""
+    at, scans = 2, 0
+    while (marker := _MARKER.search(image, at)) and (kind := marker[1][0]) != _END_OF_IMAGE:
+        scans += kind == _START_OF_SCAN
+        at = marker.end() + int.from_bytes(image[marker.end() : marker.end() + 2], "big")
+    return scans
 
 
 def decode(image: bytes) -> Image.Image:
@@ -148,7 +187,7 @@ class _Unusable(ValueError):
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):
         grey, alpha = _eight_bits(image)
-        image = Image.merge("RGBA", (grey, grey, grey, alpha))
+        image = Image.merge("RGBA", (grey, grey, grey, alpha)) if alpha else Image.merge("RGB", (grey, grey, grey))
     elif image.mode == "LAB":
         raise _Unusable("its colours are CIE L*a*b*, which needs a colour profile; save it as RGB")
     elif image.mode == "RGB" and max(image.info.get("transparency", (0,))) > 255:
@@ -160,8 +199,8 @@ def _rgb(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), with_alpha).convert("RGB")
 
 
-def _eight_bits(image: Image.Image) -> tuple[Image.Image, Image.Image]:
-    """Grey of more than 8 bits as grey of 8, and its alpha.
+def _eight_bits(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """Grey of more than 8 bits as grey of 8, and its alpha, if it has one.
 
     Whole numbers are of 16 bits, 0 to 65,535. Fractions are 0 to 1, or 0 to 255 if one of them is above 1. The scale is
     never stretched to an image's own darkest and lightest value: the same grey must be the same in every image.
@@ -173,12 +212,14 @@ def _eight_bits(image: Image.Image) -> tuple[Image.Image, Image.Image]:
     if not 0 <= low <= high <= most:
         held = "not numbers everywhere" if np.isnan(low + high) else f"from {low:g} to {high:g}"
         raise _Unusable(f"its grey values are {held}, and white is not known; save it with 8 or 16 bits")
-    grey = np.rint(values * (255.0 / most)).astype(np.uint8)
+    grey = np.empty(values.shape, dtype=np.uint8)
+    for top in range(0, len(values), ROWS_AT_ONCE):  # the whole as float64 would take eight times its memory
+        rows = slice(top, top + ROWS_AT_ONCE)
+        grey[rows] = np.rint(values[rows] * (255.0 / most))
     transparent = image.info.get("transparency") if is_whole else None
-    alpha = np.full(grey.shape, 255, dtype=np.uint8)
-    if isinstance(transparent, int):
-        alpha[values == transparent] = 0
-    return Image.fromarray(grey), Image.fromarray(alpha)
+    if not isinstance(transparent, int):
+        return Image.fromarray(grey), None
+    return Image.fromarray(grey), Image.fromarray(np.where(values == transparent, np.uint8(0), np.uint8(255)))
 
 
 def _upright(image: Image.Image, opened: Image.Image) -> Image.Image:

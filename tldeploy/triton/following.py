@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tldeploy import artifacts
 from tldeploy.errors import ServerError, StorageError, TldeployError
+from tldeploy.triton.keeping import check_served
 from tldeploy.triton.locks import locked
 from tldeploy.triton.repository import live_version
 from tldeploy.triton.running import Running
@@ -46,6 +47,7 @@ class Follower:
             return False
         self._log(f"{name}: version {version} is live in {repository}, and is loaded")
         try:
+            check_served(repository, name)
             models = artifacts.read(repository / name / str(version), "deploy").details["models"]
             try:
                 self._server.try_out(models, version, [repository])

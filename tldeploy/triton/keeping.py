@@ -1,4 +1,4 @@
-"""Looking after what is published: an older version made live again, and every hash checked.
+"""Looking after what is published: an older version made live again, and every hash checked, before serving too.
 
 `rollback` stages new configurations only, and commits them as `publish` commits a version: killed at any moment the
 repository loads. The steps first serve both versions, then the ensemble changes, then the steps let the newer ones go:
@@ -20,8 +20,9 @@ from tldeploy.artifacts import Manifest, file_sha256
 from tldeploy.errors import ArtifactError
 from tldeploy.recipe import Deploy
 from tldeploy.triton import config
+from tldeploy.triton.canary.parts import running
 from tldeploy.triton.config import LABELS_FILE
-from tldeploy.triton.repository import Publication, live_version, published, refuse_beside_a_canary
+from tldeploy.triton.repository import Publication, live_version, models_of, published, refuse_beside_a_canary
 from tldeploy.triton.steps import step_of
 from tldeploy.triton.transaction import CONFIG_FILE, LATER_CONFIG, Check, begin, commit, recover, versions
 
@@ -143,8 +144,13 @@ def verify(repository: Path) -> list[Verified]:
     if not repository.is_dir():
         fix = "publish one with `tldeploy deploy`"
         raise ArtifactError(f"verify {repository}", "there is no such folder", fix)
-    folders = {path.parent for path in repository.glob(f"*/*/{artifacts.MANIFEST}")}
-    return [_verify(repository, folder) for folder in sorted(folders, key=lambda at: (at.parent.name, int(at.name)))]
+    return [_verify(repository, folder) for folder in _published(repository)]
+
+
+def _published(repository: Path) -> list[Path]:
+    """The folder of every version of every ensemble that tldeploy published, in order."""
+    folders = {path.parent for path in repository.glob(f"*/*/{artifacts.MANIFEST}") if path.parent.name.isdecimal()}
+    return sorted(folders, key=lambda folder: (folder.parent.name, int(folder.name)))
 
 
 def _verify(repository: Path, folder: Path) -> Verified:
@@ -161,6 +167,41 @@ def _verify(repository: Path, folder: Path) -> Verified:
     if live is None:
         damaged = (*damaged, f"{name}/{CONFIG_FILE} cannot be read")
     return Verified(name, version, live == version, len(files), damaged)
+
+
+def check_served(repository: Path, model: str | None = None) -> list[str]:
+    """Check every hash of what a server would load there; give the models that have none, of other tools.
+
+    model: only what was published with that Triton model, an ensemble or a step of one.
+
+    Raises ArtifactError that names the files that differ.
+    """
+    known: set[str] = set()
+    damaged: list[str] = []
+    for folder in _published(repository):
+        ensemble = folder.parent
+        models = models_of(ensemble)
+        known |= models
+        if canary := running(repository, ensemble.name):
+            known |= {canary.split, canary.stable_model}
+        if (model is None or model in models) and int(folder.name) in _served(ensemble, models):
+            damaged += _verify(repository, folder).damaged
+    if damaged:
+        asked = f"serve {model or repository}"
+        fix = "publish again with `tldeploy deploy --force`, or go back with `tldeploy rollback`"
+        raise ArtifactError(asked, f"files are not as they were published: {'; '.join(sorted(set(damaged)))}", fix)
+    return sorted({config.parent.name for config in repository.glob(f"*/{CONFIG_FILE}")} - known)
+
+
+def _served(ensemble: Path, models: set[str]) -> set[int]:
+    """The versions that the configurations of an ensemble and its steps name."""
+    named: set[int] = set()
+    for model in models:
+        try:
+            named |= {*config.read(ensemble.with_name(model) / CONFIG_FILE).version_policy.specific.versions}
+        except ArtifactError:
+            return set(versions(ensemble))  # which of them, it cannot tell
+    return named
 
 
 def _damage(repository: Path, files: dict[str, str]) -> Iterator[str]:

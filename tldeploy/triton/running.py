@@ -34,12 +34,13 @@ from tldeploy.triton.candidate import alone, lay_out
 from tldeploy.triton.config import CONFIG_FILE
 from tldeploy.triton.locks import locked
 from tldeploy.triton.log import without_traceback
-from tldeploy.triton.watch import ON_TRIAL
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
     from tritonclient.http import InferenceServerClient
 
+# In the name of a step on trial, before its version.
+ON_TRIAL = ".on-trial-"
 DESCRIPTION, LOCK = "server.json", "lock"
 # Loading a model may take as long as it does when a server starts.
 LOADS_WITHIN_S = 120.0

@@ -1,7 +1,7 @@
 """A running Triton server: started, watched, asked for real answers, and stopped.
 
 `with Server(repository) as server:` goes through these stages; each failure is a ServerError that says what to do:
-1. a publication that was cut off is finished, and there is something to serve;
+1. a publication that was cut off is finished, there is something to serve, and its files have the recorded hashes;
 2. the ports are free: Triton itself would notice only after loading every model;
 3. `tritonserver` is started through a warden (process.py), in a session of its own, so that Ctrl-C reaches only us;
 4. it is ready, and the one that answers is ours; it has not died, and it has not hung;
@@ -44,12 +44,14 @@ from tldeploy.triton.flags import EXIT_TIMEOUT_S, Listening, checked_key, server
 from tldeploy.triton.following import Follower
 from tldeploy.triton.gate import Gate, is_loopback, opened_gate
 from tldeploy.triton.home import locate
+from tldeploy.triton.keeping import check_served
 from tldeploy.triton.log import causes, last_events
 from tldeploy.triton.process import Log, Process
 from tldeploy.triton.repository import Publication, all_published, check_path, golden
 from tldeploy.triton.server_options import server_options
 from tldeploy.triton.transaction import CONFIG_FILE
 from tldeploy.triton.watch import Watch
+from tldeploy.triton.workers import Workers
 
 LOOPBACK = "127.0.0.1"
 HTTP_PORT, GRPC_PORT, METRICS_PORT = 8000, 8001, 8002
@@ -123,6 +125,8 @@ class Server:
         self.published = all_published(self.repository)
         if not any(self.repository.glob(f"*/{CONFIG_FILE}")):
             raise ServerError(f"serve {self.repository}", "no model is in it", "publish one with `tldeploy deploy`")
+        if (unknown := check_served(self.repository)) and self._log:
+            self._log(f"not published by tldeploy, and served without hashes to check: {', '.join(unknown)}")
         self._take_ports()
         try:
             if self.follows:
@@ -164,6 +168,11 @@ class Server:
         """The warden's process id; the server and its workers descend from it."""
         return self._process.pid if self._process else None
 
+    def poll(self) -> int | None:
+        """The exit code of a server, or of the gate before it, that has ended by itself; None while it runs."""
+        codes = [process.poll() for process in (self._process, self._gate_process) if process]
+        return next((code for code in codes if code is not None), None)
+
     def stop(self) -> None:
         """Stop the server, and wait until nothing of it is left."""
         if self.running is not None:
@@ -182,9 +191,10 @@ class Server:
         """
         process = self._process
         assert process is not None
-        log = self._log or (lambda line: None)
+        log, lock = self._log or (lambda line: None), self.running.lock if self.running else None
         follower = Follower(self.running, log) if self.running else None
-        with Watch(self._inner_url, self.key, log, self.running.lock if self.running else None) as watch:
+        workers = Workers(f"{self.id}-", self.repository)
+        with Watch(self._inner_url, self.key, workers, log, lock=lock) as watch:
             while True:
                 if follower is not None:
                     follower.look()

@@ -1,11 +1,15 @@
-"""Workers that die while a server runs, and their replacement.
+"""Workers that die or hang while a server runs, and their replacement.
 
 Triton goes on saying that a model is ready when its worker is dead; every request then fails, until the model is
 unloaded and loaded again. So `Watch.look`
 1. asks each model for real, once for each of its instances: with zeros, empty strings, and 1 for an open dim. That a
    model refuses such a request is an answer like any other;
-2. unloads and loads a model that answers that its worker is dead, and loads one that is not there;
-3. leaves ensembles for the end: they have no worker, and are there again when their steps are.
+2. kills the workers of a model that does not answer: in all the time that the request waited, and in that of the look
+   before, not one run of it has ended, so that it is not merely busy. Unloading it would wait for it for ever;
+3. unloads and loads a model that answers that its worker is dead, and loads one that is not there, if its files are
+   still those that were published;
+4. leaves ensembles for the end: they have no worker, and are there again when their steps are.
+One of several instances that hangs is not noticed while others answer.
 
 The server's own model control does it, which listens only to who sends the key. While a publisher tells the server of
 another version it looks away, and models on trial (running.py) are none of its business.
@@ -23,28 +27,42 @@ import numpy as np
 
 from tldeploy.errors import StorageError
 from tldeploy.runtime.triton.address import key_headers
+from tldeploy.triton.keeping import check_served
 from tldeploy.triton.locks import locked
+from tldeploy.triton.running import ON_TRIAL
+from tldeploy.triton.workers import Workers
 
-# In the name of a step on trial, before its version.
-ON_TRIAL = ".on-trial-"
 # Longer than a request that waits its turn on a busy server; one that takes longer is not taken for dead.
 PATIENCE_S = 60.0
+SILENT_LOOKS = 2
+GIVEN_UP = "no answer in time"
 DEAD, ABSENT = "is not healthy", ("is not found", "is not ready", "has no available versions")
 
 
 class Watch:
     """url: host:port of HTTP. key: for the server's model control. log: is told what was done.
 
-    lock: what a publisher holds while it tells the server of another version.
+    patience_s: how long a request may take, before the model is looked at more closely. lock: what a publisher holds
+    while it tells the server of another version.
     """
 
-    def __init__(self, url: str, key: str, log: Callable[[str], None], lock: Path | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        workers: Workers,
+        log: Callable[[str], None],
+        patience_s: float = PATIENCE_S,
+        lock: Path | None = None,
+    ) -> None:
         import tritonclient.http
 
         self._client = tritonclient.http.InferenceServerClient(
-            url, connection_timeout=PATIENCE_S, network_timeout=PATIENCE_S
+            url, connection_timeout=patience_s, network_timeout=patience_s
         )
-        self._headers, self._log, self._lock = key_headers("http", key), log, lock
+        self._workers, self._lock, self._log = workers, lock, log
+        self._silent: dict[str, int] = {}
+        self._headers = key_headers("http", key)
         self._configs: dict[str, dict[str, Any]] = {}
 
     def __enter__(self) -> Watch:
@@ -78,11 +96,16 @@ class Watch:
         return dict(sorted(configs.items(), key=lambda item: item[1].get("platform") == "ensemble"))
 
     def _replaced(self, name: str) -> bool:
+        runs = self._runs(name)
         reason = self._complaint(name)
+        if self._hangs(name, reason, runs):
+            self._log(f"{name} hangs: its workers are killed ({self._workers.kill(name)})")
+            reason = DEAD
         if DEAD not in reason and not any(words in reason for words in ABSENT):
             return False
         self._log(f"{name} is loaded again: {reason}")
         try:
+            check_served(self._workers.repository, name)
             if DEAD in reason:
                 self._client.unload_model(name, headers=self._headers)
             self._client.load_model(name, headers=self._headers)
@@ -91,12 +114,28 @@ class Watch:
             return False
         return True
 
+    def _hangs(self, name: str, reason: str, runs: object) -> bool:
+        """Whether no run of the model ended in this look, which gave up on it, nor in the one before."""
+        is_silent = reason == GIVEN_UP and runs == self._runs(name)
+        self._silent[name] = self._silent.get(name, 0) + 1 if is_silent else 0
+        return self._silent[name] >= SILENT_LOOKS and self._configs[name].get("platform") != "ensemble"
+
+    def _runs(self, name: str) -> object:
+        """What changes whenever a run of the model ends, well or not."""
+        try:
+            found = self._client.get_inference_statistics(name)["model_stats"]
+        except Exception as error:  # noqa: BLE001 — as above
+            return str(error)
+        return [(one["execution_count"], one["inference_stats"]["fail"]["count"]) for one in found]
+
     def _complaint(self, name: str) -> str:
         """What a model says to a request of zeros; empty when all its instances answered."""
         config = self._configs[name]
         try:
             for _ in range(sum(group.get("count", 1) for group in config.get("instance_group", [])) or 1):
                 self._client.infer(name, [zeros(tensor, config["max_batch_size"]) for tensor in config["input"]])
+        except TimeoutError:
+            return GIVEN_UP
         except Exception as error:  # noqa: BLE001 — as above
             return str(error)
         return ""

@@ -21,7 +21,7 @@ from tldeploy.errors import ArtifactError
 from tldeploy.recipe import Deploy
 from tldeploy.triton import config
 from tldeploy.triton.canary.parts import Canary, running, stage_split, stage_stable
-from tldeploy.triton.config import CONFIG_FILE, Signature
+from tldeploy.triton.config import CONFIG_FILE, LABELS_FILE, Signature
 from tldeploy.triton.keeping import CONFIGURED, record_configurations, stage_configurations
 from tldeploy.triton.repository import (
     Publication,
@@ -125,9 +125,10 @@ def _split(repository: Path, canary: Canary, asked: str) -> None:
         stage_split(staging, canary, live.manifest, _signature(repository, live))
         if (repository / canary.split / str(canary.stable)).exists():  # the share alone is another
             shutil.rmtree(staging / canary.split / str(canary.stable))
-        own = staging / canary.name / CONFIG_FILE
-        others = (place for place in live.manifest.details["repository_files"] if place.count("/") == 1)
-        files = {place: repository / place for place in others} | {f"{canary.name}/{CONFIG_FILE}": own}
+        places = [place for place in live.manifest.details["repository_files"] if place.count("/") == 1]
+        places += [f"{canary.split}/{place}" for place in (CONFIG_FILE, LABELS_FILE, f"{canary.stable}/model.py")]
+        places.append(f"{canary.stable_model}/{CONFIG_FILE}")
+        files = {place: staging / place if (staging / place).exists() else repository / place for place in places}
         record_configurations(staging, canary.name, canary.stable, files)
         commit(repository, [canary.split, canary.name], canary.stable, versions(repository / canary.name))
 

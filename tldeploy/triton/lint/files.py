@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from pathlib import Path
 
 from tldeploy.triton.lint.graph import Graph
 from tldeploy.triton.lint.models import BACKENDS, PLATFORMS, Model, Target
@@ -16,6 +18,7 @@ def check_files(model: Model, target: Target) -> None:
     _name(model)
     _backend(model)
     _versions(model)
+    _paths(model)
     if model.backend or model.is_ensemble:
         _model_files(model)
     _graphs(model, target)
@@ -80,10 +83,35 @@ def _versions(model: Model) -> None:
             model.report("version-absent", found, fix, "version_policy", "specific", "versions", index, values=values)
 
 
+def _paths(model: Model) -> None:
+    fix = "put the file into the repository, and name it there"
+    for name, base, at in _named_files(model):
+        if name and model.leads_out(base / name):
+            model.report("path-leaves", f"{name} leads out of the model repository", fix, *at)
+    for path in (model.folder, *sorted(model.folder.rglob("*"))):
+        if path.is_symlink() and model.leads_out(path):
+            place = "." if path == model.folder else path.relative_to(model.folder).as_posix()
+            model.report("path-leaves", f"it is a link to {path.readlink()}, out of the repository", fix, file=place)
+
+
+def _named_files(model: Model) -> Iterator[tuple[str, Path, tuple[str | int, ...]]]:
+    """Every file that the configuration names, the folder that the name is relative to, and the field."""
+    config = model.known
+    for version in model.served[-1:]:
+        yield config.default_model_filename, model.folder / str(version), ("default_model_filename",)
+        for name in config.cc_model_filenames.values():
+            yield name, model.folder / str(version), ("cc_model_filenames",)
+    for index, output in enumerate(config.output):
+        yield output.label_filename, model.folder, ("output", index, "label_filename")
+    for index, sample in enumerate(config.model_warmup):
+        for tensor in sample.inputs.values():
+            yield tensor.input_data_file, model.folder / "warmup", ("model_warmup", index)
+
+
 def _model_files(model: Model) -> None:
     for version in model.served:
         file = model.model_file(version)
-        if file and not file.exists():
+        if file and not file.exists() and not model.leads_out(file):
             there = sorted(path.name for path in file.parent.iterdir())
             found = f"unable to find '{version}/{file.name}' for model '{model.name}'"
             fix = f"put it there, or name another with default_model_filename (there: {', '.join(there) or 'nothing'})"

@@ -169,6 +169,10 @@ class Model:
         names = [chosen] if chosen else expected
         return next((folder / name for name in names if (folder / name).exists()), folder / names[0])
 
+    def leads_out(self, path: Path) -> bool:
+        """Whether a path is outside the model repository, all links followed."""
+        return not path.resolve().is_relative_to(self.folder.parent.resolve())
+
     @cached_property
     def graphs(self) -> dict[int, Graph | str]:
         """Of every served version: what its ONNX file declares, or why that cannot be told."""
@@ -178,7 +182,7 @@ class Model:
         for version in self.served:
             file = self.model_file(version)
             file = file / "model.onnx" if file and file.is_dir() else file
-            if file and file.is_file():
+            if file and file.is_file() and not self.leads_out(file):
                 found[version] = read_graph(file)
         return found
 

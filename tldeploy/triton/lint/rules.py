@@ -24,6 +24,7 @@ RULES: dict[str, tuple[Severity, str]] = {
     "backend-misspelt": ("error", "nearly the name of a known backend"),
     "backend-unknown": ("warning", "a backend that Triton does not ship"),
     "platform-unknown": ("error", "a platform that Triton does not know"),
+    "path-leaves": ("error", "a name or a link that leads out of the model repository"),
     "model-file-missing": ("error", "the version folder lacks the model file"),
     "model-corrupt": ("error", "the model file is empty, or no ONNX model"),
     "external-data-missing": ("error", "weights in another file, which is missing or too short"),

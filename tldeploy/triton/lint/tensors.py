@@ -51,6 +51,8 @@ def _labels(model: Model) -> None:
         if not output.label_filename:
             continue
         file, at = model.folder / output.label_filename, ("output", index, "label_filename")
+        if model.leads_out(file):
+            continue  # path-leaves says it
         if not file.is_file():
             found = f"there is no file {output.label_filename}"
             model.report("label-file-missing", found, f"put it into {model.name}/, a label a line", *at)

@@ -8,6 +8,7 @@ a configuration may fix an input's dim that the graph leaves open, and nothing e
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
@@ -35,6 +36,18 @@ def overridable(session: ort.InferenceSession) -> list[Any]:
     """Initializers that are inputs too, so that a request may give another value."""
     found: list[Any] = session.get_overridable_initializers()
     return found
+
+
+def check_paths(config: Mapping[str, Any], folder: Path) -> None:
+    """Raises ValueError for a graph or a file of labels outside the model repository. folder: of the version.
+
+    onnxruntime itself refuses weights outside that folder.
+    """
+    repository = folder.parents[1].resolve()
+    labels = [folder.parent / tensor.get("label_filename", "") for tensor in config["output"]]
+    for path in (folder / (config.get("default_model_filename") or "model.onnx"), *labels):
+        if not path.resolve().is_relative_to(repository):
+            raise ValueError(f"unable to load model '{config['name']}', '{path}' leads out of the model repository")
 
 
 def check(config: Mapping[str, Any], session: ort.InferenceSession) -> None:

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import triton_python_backend_utils as pb_utils
-from graph_checks import check, overridable
+from graph_checks import check, check_paths, overridable
 from graph_session import make_run_options, make_session
 
 BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
@@ -44,6 +44,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         config = json.loads(args["model_config"])
         folder = Path(args["model_repository"]) / args["model_version"]
+        check_paths(config, folder)
         self.session = make_session(folder, config, args["model_instance_kind"], args["model_instance_device_id"])
         check(config, self.session)
         self.run_options = make_run_options(config)
