@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 LABELS_FILE = "labels.txt"
+MASK = "attention_mask"
+MERGE_LENGTHS = "merge_lengths"
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ def graph_config(name: str, signature: Signature, versions: Sequence[int], setti
     _batch(config, settings)
     _instances(config, settings)
     _threads(config, settings)
+    _merge_lengths(config, signature)
     return config
 
 
@@ -179,6 +182,20 @@ def _threads(config: ModelConfig, settings: Deploy) -> None:
     if settings.instances > 1:
         threads = max(1, usable_cores() // settings.instances)
         config.parameters["intra_op_thread_count"].string_value = str(threads)
+
+
+def _merge_lengths(config: ModelConfig, signature: Signature) -> None:
+    """Texts of different lengths may share a run: the graph looks only where the mask is 1.
+
+    A parameter of our own backend's (backends/onnxruntime/merging.py); the native one knows none of that name.
+    """
+    if MASK in {tensor.name for tensor in signature.inputs}:
+        config.parameters[MERGE_LENGTHS].string_value = "true"
+
+
+def merges_lengths(repository: Path) -> bool:
+    """Whether any model there is published so that texts of different lengths share runs."""
+    return any(MERGE_LENGTHS.encode() in file.read_bytes() for file in repository.glob("*/config.pbtxt"))
 
 
 def _add_step(

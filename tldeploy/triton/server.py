@@ -37,6 +37,7 @@ import numpy as np
 from tldeploy.errors import ServerError, UsageError
 from tldeploy.runtime.triton import Client
 from tldeploy.tasks.classification import Row
+from tldeploy.triton.config import merges_lengths
 from tldeploy.triton.home import locate
 from tldeploy.triton.log import causes, last_events
 from tldeploy.triton.repository import Publication, all_published, check_path, golden
@@ -220,7 +221,8 @@ class Server:
             f"--id={self.id}",
             f"--model-repository={self.repository}",
             f"--backend-directory={backends}",
-            "--disable-auto-complete-config",
+            # A second and more for each load, because each worker is started twice: only where it is needed.
+            *([] if merges_lengths(self.repository) else ["--disable-auto-complete-config"]),
             "--model-control-mode=explicit",
             "--load-model=*",
             f"--http-restricted-api=model-repository:{KEY_HEADER}={self.control_key}",
