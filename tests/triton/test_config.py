@@ -14,7 +14,7 @@ from tests.tiny import make_graph
 from tldeploy.errors import ArtifactError
 from tldeploy.recipe import Deploy
 from tldeploy.triton import config
-from tldeploy.triton.config import Tensor, read_signature
+from tldeploy.triton.config import Signature, Tensor, read_signature
 
 TOKENS = tuple(Tensor(name, "TYPE_INT64", (-1, -1)) for name in ("input_ids", "attention_mask"))
 SETTINGS = [
@@ -104,7 +104,14 @@ def test_instances_share_the_cores(graph: Path) -> None:
     _, several, _ = all_configs(graph, Deploy(instances=2 * cores))
     assert several.parameters["intra_op_thread_count"].string_value == "1"
     _, single, _ = all_configs(graph, Deploy(instances=1))
-    assert not single.parameters
+    assert "intra_op_thread_count" not in single.parameters
+
+
+def test_a_graph_with_an_attention_mask_lets_texts_of_different_lengths_share_a_run(graph: Path) -> None:
+    signature = read_signature(graph)
+    assert config.graph_config("m", signature, [1], Deploy()).parameters["merge_lengths"].string_value == "true"
+    pixels = Signature((Tensor("pixels", "TYPE_UINT8", (-1, 8, 8, 3)),), signature.outputs)
+    assert not config.graph_config("m", pixels, [1], Deploy()).parameters
 
 
 @pytest.mark.parametrize("instances", [1, 5])

@@ -27,6 +27,8 @@ CONFIG_FILE = "config.pbtxt"
 # Staged beside it: the one that takes its place at the end of a publication.
 LATER_CONFIG = "later.pbtxt"
 LABELS_FILE = "labels.txt"
+MASK = "attention_mask"
+MERGE_LENGTHS = "merge_lengths"
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,7 @@ def graph_config(
     options.on_device(config, settings)
     options.limit_rate(config, settings)
     options.warm_graph(config, signature.inputs, lengths, settings)
+    _merge_lengths(config, signature)
     return config
 
 
@@ -211,6 +214,20 @@ def _threads(config: ModelConfig, settings: Deploy) -> None:
         threads = max(1, usable_cores() // settings.instances)
     if threads is not None:
         config.parameters["intra_op_thread_count"].string_value = str(threads)
+
+
+def _merge_lengths(config: ModelConfig, signature: Signature) -> None:
+    """Texts of different lengths may share a run: the graph looks only where the mask is 1.
+
+    A parameter of our own backend's (backends/onnxruntime/merging.py); the native one knows none of that name.
+    """
+    if MASK in {tensor.name for tensor in signature.inputs}:
+        config.parameters[MERGE_LENGTHS].string_value = "true"
+
+
+def merges_lengths(repository: Path) -> bool:
+    """Whether any model there is published so that texts of different lengths share runs."""
+    return any(MERGE_LENGTHS.encode() in file.read_bytes() for file in repository.glob("*/config.pbtxt"))
 
 
 def _add_step(

@@ -70,7 +70,6 @@ def server_flags(
         f"--id={server_id}",
         *(f"--model-repository={repository}" for repository in repositories),
         f"--backend-directory={backends}",
-        "--disable-auto-complete-config",
         "--model-control-mode=explicit",
         "--load-model=*",
         f"--http-restricted-api={restricted}:{KEY_HEADER}={key}",

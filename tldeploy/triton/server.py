@@ -40,6 +40,7 @@ from tldeploy.runtime.triton import Client
 from tldeploy.tasks.classification import Row
 from tldeploy.triton import running
 from tldeploy.triton.canary import parts
+from tldeploy.triton.config import merges_lengths
 from tldeploy.triton.flags import EXIT_TIMEOUT_S, Listening, checked_key, server_flags
 from tldeploy.triton.following import Follower
 from tldeploy.triton.gate import Gate, is_loopback, opened_gate
@@ -246,6 +247,8 @@ class Server:
         prefix = f"{self.id}-"
         repositories = [self.repository, *([self.running.folder] if self.running else [])]
         flags = server_flags(self.id, repositories, home.backends, self._inner, self.key, self._opened, prefix)
+        # A second and more for each load, because each worker is started twice: only where it is needed.
+        flags += [] if merges_lengths(self.repository) else ["--disable-auto-complete-config"]
         flags += [f"--cache-directory={home.caches}", *server_options(self.published)]
         self._process = Process([str(home.program), *flags], home.variables, KILL_AFTER_S, prefix, self._log)
 

@@ -6,6 +6,7 @@ numpy < 2 and onnxruntime, and nothing of tldeploy. By file:
 
 graph_session.py   the session: device, threads, optimization and memory as the native backend reads them
 graph_checks.py    the configuration held against the graph, with the native backend's wording
+merging.py         which requests share a run: those of equal shapes, and where it is allowed texts of near lengths
 model.py           `execute`: the requests handed over that fit together are merged, run once, and split again
 
 A request that fails never fails its neighbours: a run that fails is done again one request at a time, and an input that
@@ -18,7 +19,7 @@ from __future__ import annotations
 import ctypes
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import onnxruntime as ort
 import triton_python_backend_utils as pb_utils
 from graph_checks import check, check_paths, overridable
 from graph_session import make_run_options, make_session
+from merging import RUN_TOKENS, allow_ragged, groups, joined, merges_lengths
 
 BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 decode_utf8 = np.frompyfunc(bytes.decode, 1, 1)
@@ -39,6 +41,7 @@ class TritonPythonModel:
 
     @staticmethod
     def auto_complete_config(auto_complete_model_config: Any) -> Any:
+        allow_ragged(auto_complete_model_config.as_dict())
         return auto_complete_model_config
 
     def initialize(self, args: dict[str, str]) -> None:
@@ -49,6 +52,7 @@ class TritonPythonModel:
         check(config, self.session)
         self.run_options = make_run_options(config)
         self.batched = int(config.get("max_batch_size", 0)) > 0
+        self.run_tokens = RUN_TOKENS[args["model_instance_kind"]] if merges_lengths(config) else None
         self.outputs = {tensor["name"]: [int(dim) for dim in tensor["dims"]] for tensor in config["output"]}
         provided = (*self.session.get_inputs(), *overridable(self.session))
         declared = {tensor["name"] for tensor in config["input"]}
@@ -64,7 +68,7 @@ class TritonPythonModel:
                 feeds[index] = self._read(request)
             except Exception as error:  # noqa: BLE001 — whatever it is, it becomes this request's answer
                 answers[index] = error
-        for group in self._groups(feeds):
+        for group in groups(feeds, self.run_tokens) if self.batched else [[index] for index in feeds]:
             for index, outputs in zip(group, self._answers([feeds[index] for index in group]), strict=True):
                 answers[index] = outputs
         return [self._response(answer) for answer in answers]
@@ -86,14 +90,6 @@ class TritonPythonModel:
             feed[name] = array if provided.shape else np.asarray(array).reshape(())
         return feed
 
-    def _groups(self, feeds: Mapping[int, Feed]) -> Iterable[list[int]]:
-        """Indexes of the requests that can share a run: equal shapes but for the batch axis."""
-        groups: dict[Any, list[int]] = {}
-        for index, feed in feeds.items():
-            key = tuple(array.shape[1:] for array in feed.values()) if self.batched else index
-            groups.setdefault(key, []).append(index)
-        return groups.values()
-
     def _answers(self, feeds: list[Feed]) -> list[Any]:
         """The outputs of each request, or the exception that it met."""
         if len(feeds) == 1:
@@ -101,7 +97,7 @@ class TritonPythonModel:
                 return [self._run(feeds[0])]
             except Exception as error:  # noqa: BLE001 — onnxruntime raises many kinds; each becomes the request's answer
                 return [error]
-        merged = {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
+        merged = {name: joined([feed[name] for feed in feeds]) for name in feeds[0]}
         try:
             outputs = self._run(merged)
         except Exception:  # noqa: BLE001 — run alone below, each request meets its own error or none
