@@ -40,6 +40,7 @@ from tldeploy.tasks.classification import Row
 from tldeploy.triton.home import locate
 from tldeploy.triton.log import causes, last_events
 from tldeploy.triton.repository import Publication, all_published, check_path, golden
+from tldeploy.triton.server_options import server_options
 from tldeploy.triton.transaction import CONFIG_FILE
 from tldeploy.triton.watch import KEY_HEADER, Watch
 
@@ -76,6 +77,7 @@ class Server:
     http_port, grpc_port, metrics_port: 0 takes a free one; after the start they are the ports in use.
     host: where to listen; loopback unless told, for whoever can connect can use the models.
     ready_within_s: how long loading may take.
+    traced: requests are traced, where the recipes of what is published ask for it.
     log: receives each line of the server's log, from another thread.
     """
 
@@ -88,12 +90,13 @@ class Server:
         metrics_port: int = METRICS_PORT,
         host: str = LOOPBACK,
         ready_within_s: float = READY_WITHIN_S,
+        traced: bool = False,
         log: Log | None = None,
     ) -> None:
         self.repository = repository.resolve()
         self.http_port, self.grpc_port, self.metrics_port = http_port, grpc_port, metrics_port
         self.host = host
-        self.ready_within_s = ready_within_s
+        self.ready_within_s, self.traced = ready_within_s, traced
         self.id = f"tldeploy-{uuid.uuid4().hex[:12]}"
         self.published: list[Publication] = []
         # Models are loaded and unloaded for nobody who does not send it.
@@ -201,6 +204,7 @@ class Server:
         command = [
             sys.executable, "-I", str(WARDEN), str(KILL_AFTER_S), prefix,
             str(home.program), *self._flags(home.backends, prefix),
+            f"--cache-directory={home.caches}", *server_options(self.published, self.traced),
         ]  # fmt: skip
         self._process = subprocess.Popen(
             command,
@@ -312,7 +316,9 @@ def serve(
     before it is ready.
     """
     previous = signal.signal(signal.SIGTERM, _interrupt)
-    serving = Server(repository, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port, log=log)
+    serving = Server(
+        repository, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port, traced=True, log=log
+    )
     try:
         with serving as server:
             try:

@@ -30,7 +30,7 @@ def server_flags(needs: Needs, model_repository: str = "/models") -> list[str]:
 def load_flags(needs: Needs) -> list[str]:
     """Those that hang on the repository."""
     flags = ["--disable-auto-complete-config"] if needs.complete else []
-    return flags if needs.gpus else [*flags, "--allow-gpu-metrics=false"]
+    return [*flags, *([] if needs.gpus else ["--allow-gpu-metrics=false"]), *needs.options]
 
 
 def dockerfile(needs: Needs) -> str:

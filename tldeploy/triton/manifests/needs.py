@@ -21,6 +21,8 @@ from tldeploy.errors import ArtifactError, MachineError, QualityError
 from tldeploy.triton.lint.check import lint
 from tldeploy.triton.lint.models import Model, Target
 from tldeploy.triton.lint.rules import Finding
+from tldeploy.triton.repository import all_published
+from tldeploy.triton.server_options import server_options
 from tldeploy.triton.transaction import recover
 
 # Where nothing tells: enough for a small encoder and the server itself.
@@ -46,6 +48,7 @@ class Needs:
     queue_delay_us: the longest that a model waits for a batch to fill.
     unserved: version folders that no configuration asks for.
     complete: whether every configuration names its backend, inputs and outputs, so that the server need not look.
+    options: the server's flags that the recipes of what tldeploy published ask for.
     """
 
     repository: Path
@@ -60,6 +63,7 @@ class Needs:
     queue_delay_us: int
     unserved: tuple[str, ...]
     complete: bool
+    options: tuple[str, ...]
 
 
 def read_needs(repository: Path) -> Needs:
@@ -92,6 +96,7 @@ def read_needs(repository: Path) -> Needs:
             f"{model.name}/{version}" for model in models for version in model.on_disk if version not in model.served
         ),
         complete=all(map(_is_complete, models)),
+        options=tuple(server_options(all_published(repository))),
     )
 
 
