@@ -197,10 +197,12 @@ def test_without_a_collector_the_server_writes_a_file(tiny_export: Path, tmp_pat
     assert models >= {"tiny", "tiny.tokenize", "tiny.graph"}
 
 
-def test_a_server_that_only_measures_leaves_the_traces_alone(tiny_export: Path, tmp_path: Path) -> None:
+def test_a_server_that_only_measures_neither_traces_nor_caches(tiny_export: Path, tmp_path: Path) -> None:
     settings = Deploy(cache_mb=1, tracing=Tracing(url="http://localhost:4318/v1/traces"))
     publish(tiny_export, tmp_path / "repo", "tiny", settings)
-    assert server_options(all_published(tmp_path / "repo"), traced=False) == [f"--cache-config=local,size={MIB}"]
+    assert server_options(all_published(tmp_path / "repo"), traced=False) == []
+    with Server(tmp_path / "repo", http_port=0, grpc_port=0, metrics_port=0) as server:  # it asks for golden answers
+        assert server.poll() is None
 
 
 def flags_of(export: Path, repository: Path, **recipes: Deploy) -> list[str]:

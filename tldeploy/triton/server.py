@@ -86,7 +86,7 @@ class Server:
     ready_within_s: how long loading may take.
     golden_rows: how many of each model are asked at the start.
     follows: takes other versions while it runs; a folder beside the repository says where it is, until it stops.
-    traced: requests are traced, where the recipes of what is published ask for it.
+    traced: requests are traced, and answers cached, where the recipes of what is published ask for it.
     log: receives each line of the server's log, from another thread.
     """
 
