@@ -19,8 +19,7 @@ import numpy as np
 
 from tldeploy.measuring.scenarios import blocks
 from tldeploy.measuring.statistics import Estimate, fewest, percentiles, quantiles, speedup
-from tldeploy.recipe import Deploy
-from tldeploy.triton.fitting.goals import Goal
+from tldeploy.triton.fitting.goals import Goal, Running
 from tldeploy.triton.fitting.race import Arena, Sweep, Turn, turns
 
 FEWEST_ROUNDS, ROUNDS = fewest(0.5), 8  # of fewer no interval of the median can be had
@@ -65,7 +64,7 @@ class Contender:
     a second where p99 holds; where it never does, as came nearest to it."""
 
     name: str
-    settings: Deploy
+    running: Running
     copies: tuple[Turns, ...]
     best: Figures
 
@@ -79,7 +78,7 @@ class Contender:
 class Judged:
     """gain: how many times as good as the default; of the default, measured again, as itself. None: not known."""
 
-    settings: Deploy
+    running: Running
     figures: Figures
     gain: Estimate | None
 
@@ -88,7 +87,7 @@ class Judged:
 class Verdict:
     """holds: whether p99 does with what was chosen. judged: the default, then the challengers."""
 
-    chosen: Deploy
+    chosen: Running
     holds: bool
     reason: str
     judged: tuple[Judged, ...]
@@ -122,10 +121,10 @@ def play(arena: Arena, default: Sweep, challengers: Sequence[Sweep], goal: Goal,
         for place, at in enumerate(draw.permutation(len(entries)).tolist()):
             each, kept = entries[at]
             left = (end - arena.now()) / ((rounds - done) * len(entries) - place)
-            for turn in turns(arena, each.settings, _clients(each, goal), left):
+            for turn in turns(arena, each.running, _clients(each, goal), left):
                 kept.setdefault(turn.clients, []).append(turn)
     return [
-        Contender(name, each.settings, own, _best(own, goal))
+        Contender(name, each.running, own, _best(own, goal))
         for name, each, own in zip(NAMES, swept, copies, strict=False)
     ]
 
@@ -160,8 +159,8 @@ def judge(contenders: Sequence[Contender], goal: Goal) -> Verdict:
         reasons.append("the clients were busier than the server, which could do more than they could ask")
     holds = standing.best.holds(goal)
     gains = [noise, *(_ratio(each.compared[0], default.compared, goal) if noise else None for each in challengers)]
-    judged = (Judged(each.settings, each.best, gain) for each, gain in zip(contenders, gains, strict=True))
-    return Verdict(standing.settings, holds, "; ".join(reasons) if holds else _least(contenders), tuple(judged))
+    judged = (Judged(each.running, each.best, gain) for each, gain in zip(contenders, gains, strict=True))
+    return Verdict(standing.running, holds, "; ".join(reasons) if holds else _least(contenders), tuple(judged))
 
 
 def _compare(of: Contender, to: Contender, floor: float | None, goal: Goal) -> tuple[bool, str]:
