@@ -52,6 +52,8 @@ def on_device(config: ModelConfig, settings: Deploy) -> None:
     for group in config.instance_group:
         group.kind = ModelInstanceGroup.KIND_GPU
         group.gpus.extend(cuda.gpus)
+    # Of our own backend: what lies on a GPU already is handed over there. The native one knows none of that name.
+    config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
     for name, text in _cuda_parameters(cuda).items():
         config.parameters[name].string_value = text
     accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator

@@ -7,6 +7,7 @@ numpy < 2 and onnxruntime, and nothing of tldeploy. By file:
 graph_session.py   the session: device, threads, optimization and memory as the native backend reads them
 graph_checks.py    the configuration held against the graph, with the native backend's wording
 merging.py         which requests share a run: those of equal shapes, and where it is allowed texts of near lengths
+resident.py        tensors that stay on a GPU
 model.py           `execute`: the requests handed over that fit together are merged, run once, and split again
 
 A request that fails never fails its neighbours: a run that fails is done again one request at a time, and an input that
@@ -29,6 +30,7 @@ import triton_python_backend_utils as pb_utils
 from graph_checks import check, check_paths, overridable
 from graph_session import make_run_options, make_session
 from merging import RUN_TOKENS, allow_ragged, groups, joined, merges_lengths
+from resident import Resident, all_resident, on_host, run_resident
 
 BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 decode_utf8 = np.frompyfunc(bytes.decode, 1, 1)
@@ -50,6 +52,7 @@ class TritonPythonModel:
         check_paths(config, folder)
         self.session = make_session(folder, config, args["model_instance_kind"], args["model_instance_device_id"])
         check(config, self.session)
+        self.gpu = int(args["model_instance_device_id"]) if args["model_instance_kind"] == "GPU" else None
         self.run_options = make_run_options(config)
         self.batched = int(config.get("max_batch_size", 0)) > 0
         self.run_tokens = RUN_TOKENS[args["model_instance_kind"]] if merges_lengths(config) else None
@@ -80,6 +83,9 @@ class TritonPythonModel:
             tensor = pb_utils.get_input_tensor_by_name(request, name)
             if tensor is None:
                 continue
+            if self.gpu is not None and not tensor.is_cpu():
+                feed[name] = Resident.of(tensor)
+                continue
             if name in self.bfloat16:  # numpy has none, so that Triton hands it over by DLPack only
                 array = words_of(ort.OrtValue.from_dlpack(tensor.to_dlpack()))
             else:
@@ -97,7 +103,7 @@ class TritonPythonModel:
                 return [self._run(feeds[0])]
             except Exception as error:  # noqa: BLE001 — onnxruntime raises many kinds; each becomes the request's answer
                 return [error]
-        merged = {name: joined([feed[name] for feed in feeds]) for name in feeds[0]}
+        merged = {name: joined([on_host(feed[name]) for feed in feeds]) for name in feeds[0]}
         try:
             outputs = self._run(merged)
         except Exception:  # noqa: BLE001 — run alone below, each request meets its own error or none
@@ -107,16 +113,20 @@ class TritonPythonModel:
 
     def _run(self, feed: Feed) -> list[Any]:
         names = list(self.outputs)
-        if self.bfloat16:
-            values = {name: self._value(name, array) for name, array in feed.items()}
+        outputs: list[Any]
+        if self.gpu is not None and not self.bfloat16 and all_resident(feed):
+            outputs = run_resident(self.session, feed, names, "cuda", self.gpu, self.run_options)
+        elif self.bfloat16:
+            values = {name: self._value(name, on_host(array)) for name, array in feed.items()}
             answers = self.session.run_with_ort_values(names, values, self.run_options)
             outputs = [words_of(a) if n in self.bfloat16 else a.numpy() for n, a in zip(names, answers, strict=True)]
         else:
-            outputs = self.session.run(names, dict(feed), self.run_options)
+            hosted = {name: on_host(array) for name, array in feed.items()}
+            outputs = self.session.run(names, hosted, self.run_options)
         if self.batched:
             # An output whose rows are not the inputs' rows would be split among the wrong requests.
             for name, output in zip(names, outputs, strict=True):
-                if output.shape[:1] != (rows_of(feed),):
+                if tuple(output.shape[:1]) != (rows_of(feed),):
                     raise ValueError(f"output '{name}' has shape {output.shape} for a batch of {rows_of(feed)}")
         return outputs
 
@@ -133,6 +143,9 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse(output_tensors=tensors)
 
     def _tensor(self, name: str, array: Any) -> Any:
+        if isinstance(array, Resident) and array.ndim:
+            return pb_utils.Tensor.from_dlpack(name, array.to_dlpack())
+        array = on_host(array)
         shaped = array if array.ndim else array.reshape(self.outputs[name])
         if name in self.bfloat16:
             return pb_utils.Tensor.from_dlpack(name, bfloat16_value(shaped)._ortvalue.to_dlpack())
