@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,10 @@ Feed = Mapping[str, Any]
 
 def allow_ragged(config: dict[str, Any]) -> None:
     """Let the batcher hand over requests of any lengths together, where the configuration says that they can share."""
-    if merges_lengths(config):
-        for tensor in config["input"]:
-            tensor["allow_ragged_batch"] = True
+    with suppress(ValueError):  # raised again when the worker starts, after what the native backend would refuse
+        if merges_lengths(config):
+            for tensor in config["input"]:
+                tensor["allow_ragged_batch"] = True
 
 
 def merges_lengths(config: Mapping[str, Any]) -> bool:

@@ -1,0 +1,367 @@
+"""What serving adds to a graph, and what merging requests gives back: MiniLM on real sentences, a ResNet-18 on JPEGs.
+
+1. The export is published as `deploy` does it, and once more with batching off; a server runs on each. Their graphs
+   run on one thread.
+2. Two cores: the worker of the graph has one to itself; tritonserver, the worker of the step before and the clients,
+   which are a process of their own, share the other. The in-process engines have the graph's core, and one thread.
+3. In-process, "one at a time": a row is encoded and run alone at its own length, then the next, by one thread. And "by
+   length": batches of eight rows of similar lengths, which only who knows all rows beforehand can make.
+4. In each of ROUNDS rounds every engine is asked for SECONDS, in an order drawn anew. A ratio is of the rates within a
+   round; what is reported is the median over rounds, with its bootstrap interval.
+5. Where the time goes: Triton's statistics of each step, with one client and by each protocol, and what the client
+   waited beyond them. They lag behind replies, so that their differences are taken after a pause.
+
+    .venv/bin/python bench/serving.py bench/results/<machine> [text] [images] [--models FOLDER]
+
+text needs the export of models/review-sentiment (below --models); the ResNet has random weights, which serve for speed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import multiprocessing
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from threading import Barrier
+from typing import Any
+
+import numpy as np
+from readme import markdown
+
+from tldeploy import __version__, artifacts, environment
+from tldeploy.artifacts import Manifest, write_file
+from tldeploy.data.rows import Rows
+from tldeploy.recipe import Deploy
+from tldeploy.runtime.triton import Client
+from tldeploy.tasks import load_task
+from tldeploy.tasks.classification import Row
+from tldeploy.triton.repository import publish
+from tldeploy.triton.server import Server
+
+ROOT = Path(__file__).parent.parent
+NAME = "m"
+ROUNDS, SECONDS, CLIENTS, BATCH = 7, 2.5, 16, 8
+WARM_UP_SECONDS, LAG_S = 0.5, 0.3
+PROTOCOLS = ("http", "grpc", "shared memory")
+ALONE, BY_LENGTH, SERVED, OFF = "in-process, one at a time", "in-process, by length", "served", "served, batching off"
+IMAGES, IMAGE_SIZE, PHOTO = 64, 224, (500, 375)
+ONE_THREAD = 'parameters { key: "intra_op_thread_count" value { string_value: "1" } }\n'
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An export artifact, the rows that are sent, shuffled, and how long each is (None: all alike)."""
+
+    export: Path
+    rows: Sequence[Row]
+    lengths: Sequence[int] | None
+
+
+def text(models: Path, folder: Path) -> Subject:
+    exported, tuned = (models / "review-sentiment" / stage for stage in ("onnx", "tuned"))
+    rows = Rows.load(tuned / "test.jsonl").inputs
+    shuffled = [rows[at] for at in np.random.default_rng(0).permutation(len(rows))]
+    task = load_task("text-classification", exported, artifacts.load(exported, "export").labels)
+    return Subject(exported, shuffled, task.examples(shuffled).lengths)
+
+
+def images(models: Path, folder: Path) -> Subject:
+    """JPEGs as a camera's pictures are when they are shown on a page, smooth and of PHOTO pixels."""
+    import torch
+    from PIL import Image
+    from transformers import ResNetConfig, ResNetModel
+
+    from tldeploy.backbones.network import ImageNetwork
+    from tldeploy.exporting.graph import export_graph, metadata
+    from tldeploy.tasks.image_classification import ImageClassification
+    from tldeploy.tasks.pixels import ImageEncoder
+
+    draw, photos = np.random.default_rng(0), []
+    for _ in range(IMAGES):
+        photo = io.BytesIO()
+        coarse = Image.fromarray(draw.integers(0, 256, (24, 32, 3), dtype=np.uint8))
+        coarse.resize(PHOTO, Image.Resampling.BICUBIC).save(photo, "JPEG", quality=90)
+        photos.append(photo.getvalue())
+    torch.manual_seed(0)
+    config = ResNetConfig(hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic")
+    normalisation = {"mean": [0.5] * 3, "std": [0.25] * 3, "rescale_factor": 1 / 255, "channels": "rgb"}
+    network = ImageNetwork(ResNetModel(config).eval(), normalisation, 3).eval()
+    task = ImageClassification(["a", "b", "c"], ImageEncoder(image_size=IMAGE_SIZE))
+    with artifacts.writing(folder / "onnx") as new:
+        export_graph(network, task, new / "fp32.onnx", 20, metadata(task, "", __version__))
+        task.save(new)
+        (new / "golden.json").write_text(json.dumps({"rows": [], "probabilities": []}), encoding="utf-8")
+        details = {"chosen": "fp32", "variants": [{"name": "fp32", "file": "fp32.onnx"}]}
+        about = {"task": task.name, "labels": task.labels, "preprocessing": task.preprocessing, "details": details}
+        artifacts.seal(new, Manifest(kind="export", name=NAME, inputs="", **about))
+    return Subject(folder / "onnx", photos, None)
+
+
+SUBJECTS: dict[str, Callable[[Path, Path], Subject]] = {"text": text, "images": images}
+
+
+class InProcess:
+    """onnxruntime on one thread, in a process pinned to a core; made there, by the first call."""
+
+    subject: Subject
+
+    @classmethod
+    def open(cls, core: int, subject: Subject) -> None:
+        os.sched_setaffinity(0, {core})
+        cls.subject = subject
+
+    @cached_property
+    def task(self) -> Any:
+        manifest = artifacts.load(self.subject.export, "export")
+        return load_task(manifest.task, self.subject.export, manifest.labels)
+
+    @cached_property
+    def session(self) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        chosen = artifacts.load(self.subject.export, "export").details["chosen"]
+        graph = str(self.subject.export / f"{chosen}.onnx")
+        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+    def rate(self, batch: int, start: int, seconds: float) -> float:
+        """Rows a second, in batches of so many rows of similar lengths; start: where among the rows to begin."""
+        rows, lengths = self.subject.rows, self.subject.lengths
+        order = np.arange(len(rows)) if batch == 1 or lengths is None else np.argsort(lengths, kind="stable")
+        batches = np.array_split(order, -(-len(rows) // batch))
+        shuffled = np.random.default_rng(1).permutation(len(batches)) if batch > 1 else np.arange(len(batches))
+        done, at, begin = 0, start // batch, time.perf_counter()
+        while time.perf_counter() < begin + seconds:
+            taken = batches[shuffled[at % len(batches)]]
+            self.session.run(None, self.task.encode([rows[row] for row in taken]))
+            done, at = done + len(taken), at + 1
+        return done / (time.perf_counter() - begin)
+
+
+IN_PROCESS = InProcess()
+
+
+def in_process(batch: int, start: int, seconds: float) -> float:
+    return IN_PROCESS.rate(batch, start, seconds)
+
+
+def ask(url: str, protocol: str, clients: int, start: int, seconds: float) -> list[tuple[float, float]]:
+    """When each request was sent and answered: `clients` threads, each sending the next row when it is answered."""
+    rows, ready = InProcess.subject.rows, Barrier(clients)
+    shared = {"protocol": "http", "shared_memory": True} if protocol == "shared memory" else {"protocol": protocol}
+
+    def client(number: int) -> list[tuple[float, float]]:
+        times, row = [], start + number
+        served.predict([rows[row % len(rows)]])  # opens the connection
+        ready.wait()
+        end = time.perf_counter() + seconds
+        while (sent := time.perf_counter()) < end:
+            served.predict([rows[row % len(rows)]])
+            times.append((sent, time.perf_counter()))
+            row += clients
+        return times
+
+    with Client(url, model=NAME, **shared) as served, ThreadPoolExecutor(clients) as pool:
+        return [times for each in pool.map(client, range(clients)) for times in each]
+
+
+class Served:
+    """A server on the published export, pinned, and what its statistics say."""
+
+    def __init__(self, server: Server, graph_core: int, other_core: int) -> None:
+        self.server = server
+        assert server.pid is not None
+        for process in _descendants(server.pid):
+            command = Path(f"/proc/{process}/cmdline").read_bytes()
+            core = graph_core if b"stub" in command and f"{NAME}.graph".encode() in command else other_core
+            for thread in Path(f"/proc/{process}/task").iterdir():
+                os.sched_setaffinity(int(thread.name), {core})
+
+    def url(self, protocol: str) -> str:
+        return self.server.grpc_url if protocol == "grpc" else self.server.http_url
+
+    def statistics(self) -> dict[str, dict[str, int]]:
+        """By model: rows, executions, and ns spent in each part, since the start."""
+        from tritonclient import grpc
+
+        with grpc.InferenceServerClient(self.server.grpc_url) as client:
+            models = client.get_inference_statistics().model_stats
+        return {
+            model.name.removeprefix(f"{NAME}.").replace(NAME, "ensemble"): {
+                "rows": model.inference_count,
+                "executions": model.execution_count,
+                **{part: getattr(model.inference_stats, part).ns for part in PARTS},
+            }
+            for model in models
+        }
+
+
+PARTS = ("success", "queue", "compute_input", "compute_infer", "compute_output")
+
+
+def _descendants(process: int) -> Iterator[int]:
+    yield process
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+        except OSError:  # it has ended
+            continue
+        if parent == process:
+            yield from _descendants(int(stat.parent.name))
+
+
+@contextmanager
+def serving(subject: Subject, folder: Path, batching: bool, cores: Sequence[int]) -> Iterator[Served]:
+    publish(subject.export, folder, NAME, Deploy())
+    for file in folder.glob(f"{NAME}.*/config.pbtxt"):
+        written = file.read_text(encoding="utf-8") + (ONE_THREAD if file.parent.name.endswith("graph") else "")
+        file.write_text(written if batching else re.sub(r"dynamic_batching \{.*?\}", "", written, flags=re.DOTALL))
+    with Server(folder, http_port=0, grpc_port=0, metrics_port=0) as server:
+        yield Served(server, *cores)
+
+
+def measure(subject: Subject, folder: Path) -> dict[str, Any]:
+    """Rows a second of every engine and round with CLIENTS clients, and the parts of a request with one."""
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    if len(cores) < 2:
+        raise SystemExit("this needs two cores")
+    context, draw = multiprocessing.get_context("spawn"), np.random.default_rng(0)
+    with ExitStack() as stack:
+        servers = {
+            name: stack.enter_context(serving(subject, folder / name[-3:] / "repository", name == SERVED, cores))
+            for name in (SERVED, OFF)
+        }
+        own, others = (
+            stack.enter_context(ProcessPoolExecutor(1, context, initializer=InProcess.open, initargs=(core, subject)))
+            for core in cores
+        )
+
+        def load(name: str, start: int, seconds: float) -> dict[str, float]:
+            if name not in servers:
+                return {"rate": own.submit(in_process, 1 if name == ALONE else BATCH, start, seconds).result()}
+            before = servers[name].statistics()
+            times = _answered(others.submit(ask, servers[name].url("grpc"), "grpc", CLIENTS, start, seconds))
+            time.sleep(LAG_S)
+            after = servers[name].statistics()
+            made = [after["graph"][count] - before["graph"][count] for count in ("rows", "executions")]
+            waited = 1000 * (times[:, 1] - times[:, 0])
+            return {
+                "rate": len(times) / (times[:, 1].max() - times[:, 0].min()),
+                "p50_ms": float(np.quantile(waited, 0.5)),
+                "p99_ms": float(np.quantile(waited, 0.99)),
+                "rows_at_a_time": made[0] / made[1],
+            }
+
+        def parts(protocol: str, start: int, seconds: float) -> dict[str, float]:
+            before = servers[SERVED].statistics()
+            times = _answered(others.submit(ask, servers[SERVED].url(protocol), protocol, 1, start, seconds))
+            time.sleep(LAG_S)
+            return _parts(before, servers[SERVED].statistics(), float((times[:, 1] - times[:, 0]).mean() * 1000))
+
+        engines = _in_turns(load, [ALONE, BY_LENGTH, SERVED, OFF], draw)
+        return {"clients": CLIENTS, "engines": engines, "parts": _in_turns(parts, list(PROTOCOLS), draw)}
+
+
+def _in_turns(
+    take: Callable[[str, int, float], dict[str, float]], names: list[str], draw: np.random.Generator
+) -> dict[str, dict[str, list[float]]]:
+    """What `take` measures, for each name in every round; in a first, short one everything warms up."""
+    found: dict[str, dict[str, list[float]]] = {name: {} for name in names}
+    for turn in range(-1, ROUNDS):
+        for name in draw.permutation(names).tolist():
+            taken = take(name, 1000 * (turn + 1), WARM_UP_SECONDS if turn < 0 else SECONDS)
+            for what, value in taken.items() if turn >= 0 else ():
+                found[name].setdefault(what, []).append(round(float(value), 4))
+    return found
+
+
+def _answered(future: Future[list[tuple[float, float]]]) -> Any:
+    return np.array(future.result())
+
+
+def _parts(before: dict[str, Any], after: dict[str, Any], waited_ms: float) -> dict[str, float]:
+    """ms a request in each part, in the order in which they come; they add up to what the client waited."""
+    rows = after["ensemble"]["rows"] - before["ensemble"]["rows"]
+    ms = {model: {part: (after[model][part] - before[model][part]) / rows / 1e6 for part in PARTS} for model in after}
+    step = next(model for model in after if model not in ("graph", "ensemble"))
+    counted = {
+        f"{model}: {part.removeprefix('compute_')}": ms[model][part] for model in (step, "graph") for part in PARTS[1:]
+    }
+    between = ms["ensemble"]["success"] - sum(counted.values())
+    return {
+        "client, protocol and network": waited_ms - ms["ensemble"]["success"],
+        **counted,
+        "between the steps": between,
+        "all": waited_ms,
+    }
+
+
+def ratio(rates: Sequence[float], base: Sequence[float]) -> list[float]:
+    """The median over rounds of the quotient within a round, and its 95 % bootstrap interval."""
+    found = np.array(rates) / np.array(base)
+    draw = np.random.default_rng(0).integers(0, len(found), (2000, len(found)))
+    low, high = np.quantile(np.median(found[draw], axis=1), [0.025, 0.975])
+    return [float(np.median(found)), float(low), float(high)]
+
+
+def tables(name: str, result: dict[str, Any]) -> str:
+    engines = result["engines"]
+    rates = {engine: taken["rate"] for engine, taken in engines.items()}
+    rows = []
+    for engine, taken in engines.items():
+        others = [spread(ratio(rates[engine], rates[base])) for base in (OFF, ALONE)]
+        served = [f"{np.median(taken[what]):.1f}" if what in taken else "" for what in SERVED_FIGURES]
+        rows.append([engine, f"{np.median(rates[engine]):.0f}", *others, *served])
+    head = [f"{name}, {result['clients']} clients", "rows/s", "times batching off", "times one at a time"]
+    load = markdown([*head, "p50 ms", "p99 ms", "rows at a time"], rows)
+    parts = result["parts"]
+    lines = [
+        [part, *(f"{np.median(parts[protocol][part]):.2f}" for protocol in PROTOCOLS)] for part in parts[PROTOCOLS[0]]
+    ]
+    return f"{load}\n\n{markdown([f'{name}, one client, ms of a request', *PROTOCOLS], lines)}"
+
+
+SERVED_FIGURES = ("p50_ms", "p99_ms", "rows_at_a_time")
+
+
+def spread(found: Sequence[float]) -> str:
+    return f"{found[0]:.2f} [{found[1]:.2f}, {found[2]:.2f}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("subjects", nargs="*", default=list(SUBJECTS))
+    parser.add_argument("--models", type=Path, default=ROOT / "models")
+    asked = parser.parse_args()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    file = asked.out / "serving.json"
+    results = json.loads(file.read_text(encoding="utf-8"))["results"] if file.exists() else {}
+    for name in asked.subjects:
+        with tempfile.TemporaryDirectory() as folder:
+            results[name] = measure(SUBJECTS[name](asked.models, Path(folder)), Path(folder))
+        report = {"environment": environment.describe(), "results": results}
+        write_file(file, json.dumps(report, indent=1) + "\n")
+        about = (
+            f"{report['environment']['cpu']}; the graph on one core and one thread, all else on another. Medians of "
+            f"{ROUNDS} interleaved rounds of {SECONDS:g} s; ratios with their 95 % interval."
+        )
+        shown = "\n\n".join(tables(name, result) for name, result in results.items())
+        write_file(asked.out / "serving.md", f"{about}\n\n{shown}\n")
+        print(shown, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
