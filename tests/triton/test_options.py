@@ -41,7 +41,7 @@ def graph(settings: Deploy, signature: Signature = TEXTS, lengths: tuple[int, ..
 
 
 def step(settings: Deploy, given: str = "text") -> Any:
-    return config.step_config("m.step", given, TEXTS, [1], settings)
+    return config.step_config("m.step", given, TEXTS.inputs, [1], settings)
 
 
 def ensemble(settings: Deploy) -> Any:
@@ -130,6 +130,8 @@ def test_what_the_native_backend_reads_from_the_parameters_only_is_there() -> No
         "gpu_mem_limit": str(512 * 2**20),
         "arena_extend_strategy": "1",
         "cudnn_conv_algo_search": "1",
+        "merge_lengths": "true",  # of our own backend, and the next
+        "FORCE_CPU_ONLY_INPUT_TENSORS": "no",
     }
     (_, cuda) = described.optimization.execution_accelerators.gpu_execution_accelerator
     assert dict(cuda.parameters) == {"use_tf32": "0"}
