@@ -86,6 +86,7 @@ class Server:
     ready_within_s: how long loading may take.
     golden_rows: how many of each model are asked at the start.
     follows: takes other versions while it runs; a folder beside the repository says where it is, until it stops.
+    trusted: hashes are not looked at, as of what has just been laid out.
     traced: requests are traced, and answers cached, where the recipes of what is published ask for it.
     log: receives each line of the server's log, from another thread.
     """
@@ -104,6 +105,7 @@ class Server:
         ready_within_s: float = READY_WITHIN_S,
         golden_rows: int = GOLDEN_ROWS,
         follows: bool = False,
+        trusted: bool = False,
         traced: bool = False,
         log: Log | None = None,
     ) -> None:
@@ -113,7 +115,7 @@ class Server:
         self.gate = gate or (None if is_loopback(host) else Gate())
         self._inner = Listening(host, http_port, grpc_port, metrics_port)
         self.ready_within_s, self.traced = ready_within_s, traced
-        self.golden_rows, self.follows = golden_rows, follows
+        self.golden_rows, self.follows, self.trusted = golden_rows, follows, trusted
         self.running: running.Running | None = None
         self.id = f"tldeploy-{uuid.uuid4().hex[:12]}"
         self.published: list[Publication] = []
@@ -128,7 +130,7 @@ class Server:
         self.published = all_published(self.repository)
         if not any(self.repository.glob(f"*/{CONFIG_FILE}")):
             raise ServerError(f"serve {self.repository}", "no model is in it", "publish one with `tldeploy deploy`")
-        if (unknown := check_served(self.repository)) and self._log:
+        if not self.trusted and (unknown := check_served(self.repository)) and self._log:
             self._log(f"not published by tldeploy, and served without hashes to check: {', '.join(unknown)}")
         self._take_ports()
         try:
@@ -252,7 +254,9 @@ class Server:
         # A second and more for each load, because each worker is started twice: only where it is needed.
         flags += [] if merges_lengths(self.repository) else ["--disable-auto-complete-config"]
         flags += [f"--cache-directory={home.caches}", *server_options(self.published, self.traced)]
-        self._process = Process([str(home.program), *flags], home.variables, KILL_AFTER_S, prefix, self._log)
+        # A clean stop takes Triton three seconds. One that serves nobody and writes no traces is killed instead.
+        patience_s = KILL_AFTER_S if self.follows or self.traced else 0
+        self._process = Process([str(home.program), *flags], home.variables, patience_s, prefix, self._log)
 
     def _open_gate(self) -> None:
         if self.gate:

@@ -17,10 +17,12 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import FrameType
 
 PR_SET_PDEATHSIG = 1
+GONE_WITHIN_S = 5.0
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -42,10 +44,18 @@ def main() -> int:
         _wait_until_one_ends(server)
         return _stop(server, float(patience_s))
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)
+        _end_group(server.pid)
         for region in SHARED_MEMORY.glob(f"{prefix}*"):
             region.unlink(missing_ok=True)
+
+
+def _end_group(group: int) -> None:
+    """Kill what is left of it, and wait until it has gone."""
+    deadline = time.monotonic() + GONE_WITHIN_S
+    with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(group, signal.SIGKILL)
+            time.sleep(0.01)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
