@@ -25,7 +25,7 @@ from tldeploy.artifacts import write_file
 from tldeploy.errors import StorageError, TldeployError, storage_errors
 from tldeploy.progress import say
 from tldeploy.triton import config, running
-from tldeploy.triton.candidate import lay_out, link
+from tldeploy.triton.candidate import alone, lay_out, link
 from tldeploy.triton.locks import locked
 
 CONFIG_FILE, LATER_CONFIG = config.CONFIG_FILE, config.LATER_CONFIG
@@ -192,8 +192,9 @@ def _go_live(repository: Path, publishing: Path, plan: dict[str, Any], servers: 
     repository.mkdir(parents=True, exist_ok=True)
     for model in models:
         _place_version(publishing / model, repository / model, publishing / _BEFORE / model)
+    pinned = alone(models[-1], plan["version"], [publishing, repository])
     for server in servers:
-        if not server.serves(models[-1], plan["version"]):  # as when what was cut off is done again
+        if not server.serves(pinned):  # as when what was cut off is done again
             server.try_out(models, plan["version"], [publishing, repository])
     for model in models:
         _place_files(publishing / model, repository / model, publishing / _BEFORE / model)
@@ -225,10 +226,7 @@ def _withdraw(repository: Path, publishing: Path, plan: dict[str, Any], servers:
             (repository / place).unlink(missing_ok=True)
     for server in servers:
         try:
-            if models[-1] in plan["new"]:
-                server.forget(models)
-            else:
-                _take_back(repository, server, models)
+            _take_back(repository, server, models, plan["new"])
         except (TldeployError, OSError) as error:
             say(str(error))
     for model in models:
@@ -241,13 +239,15 @@ def _withdraw(repository: Path, publishing: Path, plan: dict[str, Any], servers:
             before.replace(repository / version)
 
 
-def _take_back(repository: Path, server: running.Running, models: Sequence[str]) -> None:
-    version = config.read(repository / models[-1] / CONFIG_FILE).version_policy.specific.versions[-1]
-    if server.serves(models[-1], version):  # it never came further than trying
-        server.end_trial(models)
-    else:
-        server.try_out(models, version, [repository])
-        server.settle(models)
+def _take_back(repository: Path, server: running.Running, models: Sequence[str], new: Sequence[str]) -> None:
+    if models[-1] not in new:
+        described = config.read(repository / models[-1] / CONFIG_FILE)
+        asked = running.asked_by(described)  # by what is served again, which can ask other models than what was refused
+        if not server.serves(described):  # else it never came further than trying
+            server.try_out(asked, described.version_policy.specific.versions[-1], [repository])
+        server.settle([*(model for model in models if model not in {*new, *asked}), *asked])
+    server.forget([model for model in models if model in new])
+    server.end_trial(models)
 
 
 def _place_version(staged: Path, model: Path, before: Path) -> None:
