@@ -54,7 +54,7 @@ def table(parts: dict[str, dict[str, Any]]) -> str:
         rows = [[name, words(value)] for name, value in found.items() if name not in {"examples", "faults"}]
         sections.append(f"## {part}\n\n{markdown(['', 'found'], rows)}\n")
         faults = [*found.get("examples", []), *found.get("faults", [])]
-        sections.append("".join(f"- {fault}\n" for fault in faults) or "No request was lost, no answer wrong.\n")
+        sections.append("".join(f"- {fault}\n" for fault in faults) or "Nothing was found wrong.\n")
     return "# Publishing under load, and killed publishers\n\n" + "\n".join(sections)
 
 

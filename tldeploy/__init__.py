@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tldeploy.recipe import Recipe
     from tldeploy.runtime.triton import AsyncClient, Client
     from tldeploy.serving import canary, doctor, lint, manifests, predict, rollback, serve, trace, verify
+    from tldeploy.triton.fitting.goals import Goal
 
 __version__ = "0.1.0"
 
@@ -37,6 +38,7 @@ _HOMES = {
     "Recipe": "tldeploy.recipe",
     "AsyncClient": "tldeploy.runtime.triton",
     "Client": "tldeploy.runtime.triton",
+    "Goal": "tldeploy.triton.fitting.goals",
     "init": "tldeploy.draft",
     **dict.fromkeys(
         (
@@ -60,6 +62,7 @@ _HOMES = {
 __all__ = [
     "AsyncClient",
     "Client",
+    "Goal",
     "Recipe",
     "bench",
     "canary",

@@ -284,8 +284,7 @@ def gate(
     from tldeploy.benchmarking.older import paired_drop, read_older
     from tldeploy.tasks import load_task
 
-    recipe = _loaded(recipe)
-    conditions, older = parse(fail_on), read_older(Path(against))
+    conditions, recipe, older = parse(fail_on), _loaded(recipe), read_older(Path(against))
     judge(conditions, older.report, older.report)  # what the older report lacks is said before minutes of measuring
     outcome = bench(recipe, force)
     exported = artifacts.load(recipe.path("onnx"), "export")

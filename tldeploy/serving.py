@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from tldeploy.engines import Protocol
+from tldeploy.errors import TldeployError
+from tldeploy.progress import say
 
 if TYPE_CHECKING:
     from tldeploy.environment import Check
@@ -153,21 +155,28 @@ def canary(
     share: float | None = None,
     repository: str | Path = "triton_repo",
     metrics: Sequence[str] = (),
-) -> Comparison:
+) -> Comparison | None:
     """What running servers counted of a canary and the live version; then what was decided is done.
 
     share: of the requests, 0 .. 1, that it answers from now on. metrics: URLs of further servers' metrics, such as
     http://host:8002/metrics; those of `tldeploy serve` on this machine are found by themselves.
 
-    Raises ArtifactError when there is no canary, ServerError when metrics cannot be read.
+    None where a decision only finishes, or clears away, what an earlier command left. Raises ArtifactError when there
+    is no canary, ServerError when metrics cannot be read and nothing was decided.
     """
     from tldeploy.triton.canary import comparison, lifecycle
 
     place = Path(repository)
-    found = comparison.compare(lifecycle.find(place, name), comparison.read_metrics(place, metrics))
+    found = None
+    try:
+        found = comparison.compare(lifecycle.find(place, name), comparison.read_metrics(place, metrics))
+    except TldeployError as error:
+        if decision is None:
+            raise
+        say(str(error))
     if decision:
         (lifecycle.promote if decision == "promote" else lifecycle.drop)(place, name)
-    elif share is not None:
+    elif found and share is not None:
         found = replace(found, canary=lifecycle.change_share(place, name, share))
     return found
 

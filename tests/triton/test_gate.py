@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import json
 import shutil
 import socket
 import ssl
@@ -133,6 +134,17 @@ def test_whether_the_server_lives_is_told_to_everybody_and_no_more(
             client.get_server_metadata()
 
 
+@pytest.mark.parametrize(
+    "path", ["/v2/health/../models/tiny/config", "/v2/health/%2e%2e/models/tiny", "/v2/health/..%2fmodels/tiny", "//v2"]
+)
+def test_no_way_of_writing_a_path_does_without_the_key(gated: Server, pair: tuple[Path, Path], path: str) -> None:
+    context = ssl.create_default_context(cafile=pair[0])
+    connection = http.client.HTTPSConnection("127.0.0.1", gated.http_port, context=context, timeout=30)
+    connection.request("GET", path)
+    assert connection.getresponse().status in {400, 401}
+    connection.close()
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_what_is_the_owners_needs_the_servers_key_besides(
     gated: Server, protocol: Protocol, pair: tuple[Path, Path]
@@ -176,6 +188,48 @@ def test_what_is_compressed_is_refused(gated: Server, protocol: Protocol, pair: 
         with pytest.raises(InferenceServerException, match="compressed requests do not pass here"):
             client.infer("tiny", [text], headers=dict(headers), **{packed: "gzip"})
         assert client.infer("tiny", [text], headers=dict(headers)).as_numpy("probabilities").shape == (1, 3)
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"a":', b'["]]\\"]",'])
+def test_json_that_would_end_the_server_is_refused(gated: Server, pair: tuple[Path, Path], opening: bytes) -> None:
+    status, said = post(gated, pair, opening * 101 + b'"]]]"', {})
+    assert (status, said) == (400, "the JSON is nested deeper than 100 levels")
+    assert "nested" not in post(gated, pair, b'["' + b"[" * 200 + b'\\"[["]', {})[1]
+    assert gated.poll() is None
+
+
+def test_json_before_binary_data_is_looked_at_and_the_data_is_not(gated: Server, pair: tuple[Path, Path]) -> None:
+    data = (500).to_bytes(4, "little") + b"[" * 500
+    parameters = {"binary_data_size": len(data)}
+    given = {"name": "text", "shape": [1, 1], "datatype": "BYTES", "parameters": parameters}
+    described = json.dumps({"inputs": [given]}).encode()
+    length = {"Inference-Header-Content-Length": str(len(described))}
+    assert post(gated, pair, described + data, length)[0] == 200
+    for lie in ("0", "-1", "0x5", "1e1", ""):
+        status, said = post(gated, pair, described + data, {"Inference-Header-Content-Length": lie})
+        assert (status, said) == (400, "the JSON is nested deeper than 100 levels")
+
+
+def test_a_body_in_very_many_pieces_is_put_together(gated: Server, pair: tuple[Path, Path]) -> None:
+    context = ssl.create_default_context(cafile=pair[0])
+    head = "POST /v2/models/tiny/infer HTTP/1.1", "Host: x", f"Authorization: Bearer {NEW_KEY}"
+    plain = socket.create_connection(("127.0.0.1", gated.http_port))
+    with context.wrap_socket(plain, server_hostname="127.0.0.1") as connection:
+        connection.sendall("\r\n".join([*head, "Transfer-Encoding: chunked", "", ""]).encode())
+        connection.sendall(b"1\r\n \r\n" * 300_000 + b"0\r\n\r\n")
+        assert b"failed to parse the request JSON" in connection.recv(65536)
+    assert gated.poll() is None
+
+
+def post(server: Server, pair: tuple[Path, Path], body: bytes, headers: dict[str, str]) -> tuple[int, str]:
+    """The status of a request for inference, and the words of its refusal."""
+    context = ssl.create_default_context(cafile=pair[0])
+    connection = http.client.HTTPSConnection("127.0.0.1", server.http_port, context=context, timeout=30)
+    connection.request("POST", "/v2/models/tiny/infer", body, {"Authorization": f"Bearer {NEW_KEY}", **headers})
+    answered = connection.getresponse()
+    told = json.loads(answered.read())
+    connection.close()
+    return answered.status, told.get("error", "")
 
 
 def test_streams_of_requests_are_refused(gated: Server, pair: tuple[Path, Path]) -> None:

@@ -28,6 +28,7 @@ from tldeploy.triton import running
 from tldeploy.triton.canary import lifecycle
 from tldeploy.triton.following import Follower
 from tldeploy.triton.keeping import rollback, verify
+from tldeploy.triton.locks import locked
 from tldeploy.triton.repository import publish, published
 from tldeploy.triton.running import Running
 from tldeploy.triton.server import Server
@@ -104,12 +105,6 @@ def test_clients_that_know_an_older_version_go_on(server: Server, exports: dict[
         assert client.max_batch_size == 2
 
 
-def test_a_new_model_is_served_as_well(server: Server, exports: dict[str, Path]) -> None:
-    publish(exports["other"], server.repository, "second", ONE)
-    with Client(server.http_url, model="second") as client:
-        np.testing.assert_allclose(client.predict([ROW]), answer(exports["other"], [ROW]), atol=1e-6)
-
-
 def misdescribe(monkeypatch: pytest.MonkeyPatch, which: Callable[[str], bool]) -> None:
     """Let the server get a configuration that it refuses, the first time that such a model is loaded."""
     load, done = Running._load_as, []
@@ -145,7 +140,7 @@ def test_what_a_running_server_refuses_is_withdrawn_everywhere(
     assert publish(exports["other"], server.repository, "tiny", ONE).version == 2
 
 
-def test_a_new_model_that_is_refused_is_gone_again(
+def test_a_new_model_is_served_as_well_and_gone_again_when_it_is_refused(
     server: Server, exports: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = contents(server.repository)
@@ -156,6 +151,9 @@ def test_a_new_model_that_is_refused_is_gone_again(
     assert live_answer(server) == pytest.approx(answer(exports["tiny"], [ROW])[0], abs=1e-6)
     with pytest.raises(RequestError, match="unknown model"):
         Client(server.http_url, model="second")
+    publish(exports["other"], server.repository, "second", ONE)
+    with Client(server.http_url, model="second") as client:
+        np.testing.assert_allclose(client.predict([ROW]), answer(exports["other"], [ROW]), atol=1e-6)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -168,13 +166,20 @@ def server_folder(server: Server) -> str:
     return server.running.folder.name
 
 
-def test_where_a_server_is_and_its_key_are_for_its_owner_only(server: Server) -> None:
+def test_several_servers_are_told_and_where_they_are_is_for_their_owner_only(
+    server: Server, exports: dict[str, Path]
+) -> None:
     assert server.running is not None
     file = server.running.folder / "server.json"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(server.running.folder.stat().st_mode) == 0o700
     assert json.loads(file.read_text(encoding="utf-8"))["url"] == server.http_url
-    assert running.live(server.repository) == [server.running]
+    with owner(server.repository) as (_, _, _, url):
+        assert len(running.live(server.repository)) == 2
+        publish(exports["other"], server.repository, "tiny", ONE)
+        for each in (url, server.http_url):
+            with Client(each, model="tiny") as client:
+                np.testing.assert_allclose(client.predict([ROW]), answer(exports["other"], [ROW]), atol=1e-6)
     server.stop()
     assert not server.running.folder.exists()
     assert running.live(server.repository) == []
@@ -189,15 +194,6 @@ def test_what_a_dead_server_left_is_ignored_and_removed(exports: dict[str, Path]
     Running(str(repository), "gone", "127.0.0.1:1", "key", ended.pid, running.socket.gethostname()).describe()
     assert publish(exports["other"], repository, "tiny", ONE).version == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == [".repo.lock", "repo"]
-
-
-def test_several_servers_on_one_repository_are_told(server: Server, exports: dict[str, Path]) -> None:
-    with owner(server.repository) as (_, _, _, url):
-        assert len(running.live(server.repository)) == 2
-        publish(exports["other"], server.repository, "tiny", ONE)
-        for each in (url, server.http_url):
-            with Client(each, model="tiny") as client:
-                np.testing.assert_allclose(client.predict([ROW]), answer(exports["other"], [ROW]), atol=1e-6)
 
 
 def cut_off(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
@@ -228,6 +224,39 @@ def test_what_a_killed_publisher_left_is_finished_in_the_server_too(
     assert not any(found.damaged for found in verify(server.repository))
 
 
+def test_a_server_that_nobody_told_looks_by_itself(
+    server: Server, exports: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert server.running is not None
+    said: list[str] = []
+    follower = Follower(server.running, said.append)
+    workers = Workers(f"{server.id}-", server.repository)
+    graph = server.repository / "tiny.graph"
+    with (
+        Watch(server.http_url, server.key, workers, said.append, lock=server.running.lock) as watch,
+        monkeypatch.context() as patch,
+    ):
+        patch.setattr(running, "live", lambda repository: [])  # as from a machine that shares the folder
+        assert watch.look() == follower.look() == []
+        publish(exports["wide"], server.repository, "tiny", TWO)
+        with locked(server.running.lock, "tell the server", wait_s=0):  # as a publisher here
+            assert watch.look() == follower.look() == []
+        assert said == []
+        assert follower.look() == ["tiny"]
+        assert "version 2 is live" in said.pop()
+        assert watch.look() == follower.look() == []  # it watches by the new configuration
+        assert live_answer(server) == pytest.approx(answer(exports["wide"], [ROW])[0], abs=1e-6)
+        publish(exports["other"], server.repository, "tiny", TWO)
+        (graph / "3" / "model.onnx").write_bytes(b"damaged")
+        assert follower.look() == []
+        assert "what was served stays" in said[-1]
+        said.clear()
+        assert watch.look() == follower.look() == []  # not tried again and again
+        assert said == []
+    assert live_answer(server) == pytest.approx(answer(exports["wide"], [ROW])[0], abs=1e-6)
+    assert on_trial(server) == []
+
+
 class RefusingSplits:
     """Another server, which takes all but a splitting step."""
 
@@ -249,25 +278,12 @@ def test_what_another_server_refuses_is_taken_back_from_this_one(
     monkeypatch.setattr(running, "held", both)
     with asking(server.http_url, "tiny", [ROW], connections=2) as log:
         with pytest.raises(ServerError, match="the other server refuses it"):
-            lifecycle.start(exports["other"], server.repository, "tiny", ONE, 1.0)
+            lifecycle.start(exports["other"], server.repository, "tiny", ONE, 0.5)
         time.sleep(0.1)
     assert log.errors == []
     assert live_answer(server) == pytest.approx(answer(exports["tiny"], [ROW])[0], abs=1e-6)
     assert not served(server, "tiny.split")
     assert on_trial(server) == []
-
-
-def test_the_watch_looks_away_while_a_publisher_tells_the_server(server: Server, exports: dict[str, Path]) -> None:
-    assert server.running is not None
-    workers = Workers(f"{server.id}-", server.repository)
-    with Watch(server.http_url, server.key, workers, print, lock=server.running.lock) as watch:
-        assert watch.look() == []
-        with asking(server.http_url, "tiny", [ROW], connections=1) as log, running.held(server.repository, 0):
-            assert watch.look() == []
-            assert Follower(server.running, print).look() == []
-        publish(exports["wide"], server.repository, "tiny", ONE)
-        assert watch.look() == []  # it asks by the new configuration
-    assert log.errors == []
 
 
 def test_a_server_that_takes_a_connection_and_says_nothing_is_named(

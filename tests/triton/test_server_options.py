@@ -109,7 +109,7 @@ def served(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> It
     )
     publish(export, place / "repo", "tiny", settings)
     log: list[str] = []
-    with Server(place / "repo", http_port=0, grpc_port=0, metrics_port=0, log=log.append) as server:
+    with Server(place / "repo", http_port=0, grpc_port=0, metrics_port=0, traced=True, log=log.append) as server:
         client = grpc.InferenceServerClient(server.grpc_url)
         assert any("rate_limit " in line and "EXEC_COUNT" in line for line in log)
         assert any("rate_limit_resource" in line and '"name":"slot", "count":3' in line for line in log)
@@ -191,10 +191,18 @@ def test_spans_of_the_ensemble_and_its_steps_arrive_at_the_collector(served: Ser
 def test_without_a_collector_the_server_writes_a_file(tiny_export: Path, tmp_path: Path) -> None:
     file = tmp_path / "trace.json"
     publish(tiny_export, tmp_path / "repo", "tiny", Deploy(tracing=Tracing(file=str(file), rate=1)))
-    with Server(tmp_path / "repo", http_port=0, grpc_port=0, metrics_port=0):
+    with Server(tmp_path / "repo", http_port=0, grpc_port=0, metrics_port=0, traced=True):
         pass  # it asks for the golden answers
     models = {event.get("model_name") for event in json.loads(file.read_text(encoding="utf-8"))}
     assert models >= {"tiny", "tiny.tokenize", "tiny.graph"}
+
+
+def test_a_server_that_only_measures_neither_traces_nor_caches(tiny_export: Path, tmp_path: Path) -> None:
+    settings = Deploy(cache_mb=1, tracing=Tracing(url="http://localhost:4318/v1/traces"))
+    publish(tiny_export, tmp_path / "repo", "tiny", settings)
+    assert server_options(all_published(tmp_path / "repo"), traced=False) == []
+    with Server(tmp_path / "repo", http_port=0, grpc_port=0, metrics_port=0) as server:  # it asks for golden answers
+        assert server.poll() is None
 
 
 def flags_of(export: Path, repository: Path, **recipes: Deploy) -> list[str]:

@@ -33,9 +33,7 @@ SHARE = Share()
 @click.command("canary")
 @click.argument("name")
 @click.option("--promote", "decision", flag_value="promote", help="Make the canary the live version.")
-@click.option(
-    "--drop", "decision", flag_value="drop", help="Leave the live version alone, and keep the canary on disk."
-)
+@click.option("--drop", "decision", flag_value="drop", help="Let the live version answer everything again.")
 @click.option("--share", type=SHARE, help="Give the canary another share of the requests, such as 25%.")
 @click.option(
     "--metrics", multiple=True, metavar="URL", help="Metrics of a server elsewhere: http://host:8002/metrics."
@@ -66,13 +64,11 @@ def command(
         raise click.UsageError("--share is for a canary that goes on; --promote and --drop end it")
     found = serving.canary(name, decision, share, repository, metrics)
     if as_json:
-        print_json(found.as_json() | {"decision": decision})
+        print_json((found.as_json() if found else {"name": name}) | {"decision": decision})
         return
-    print(described(found))
+    print(described(found) if found else f"{name}: no canary answers requests any more")
     if decision:
-        print(
-            "the canary is live" if decision == "promote" else f"version {found.canary.stable} answers everything again"
-        )
+        print("the canary is live" if decision == "promote" else "the canary is gone")
     else:
         print(f"end it: tldeploy canary {name} --promote, or --drop")
 
@@ -84,16 +80,17 @@ def described(found: Comparison) -> str:
         f"{canary.name}: the canary answers {100 * canary.share:g} % of the requests, version {canary.stable} the rest",
         f"  asked    {found.asked:,} times; failed {found.failed:,}, refused by both {found.refused:,}",
     ]
-    if found.agreement and found.drift is not None:
-        agreed = found.agreement
-        lines.append(
-            f"  labels   the same in {100 * agreed.value:.1f} % [{100 * agreed.low:.1f}, {100 * agreed.high:.1f}]; "
-            f"probabilities differ by {found.drift:.3f} in the mean"
-        )
-    if found.lag_ms:
-        lag = found.lag_ms
-        lines.append(
+    if found.agreement is not None and found.lag_ms is not None:
+        lines += [
+            f"  labels   the same in {100 * found.agreement:.1f} %{_interval(found.agreement_interval, 100)}; "
+            f"probabilities differ by {found.drift:.3f} in the mean",
             f"  latency  {found.canary_ms:.1f} ms beside {found.stable_ms:.1f}, both asked at once: "
-            f"{lag.value:+.1f} ms [{lag.low:+.1f}, {lag.high:+.1f}]"
-        )
+            f"{found.lag_ms:+.1f} ms{_interval(found.lag_interval_ms, 1)}",
+        ]
     return "\n".join(lines)
+
+
+def _interval(found: tuple[float, float] | None, scale: float) -> str:
+    return (
+        f" [{scale * found[0]:.1f}, {scale * found[1]:.1f}]" if found else " (an interval takes a minute of requests)"
+    )

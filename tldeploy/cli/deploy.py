@@ -89,6 +89,10 @@ def command(
     else:
         if tune:
             print(f"{show.serving(tuning)}\n")
+        if canary:
+            print(f"{name} answers {100 * canary:g} % of the requests in {outcome.folder.parent.parent}")
+            print(f"next: tldeploy canary {name.removesuffix('.canary')} --repository {outcome.folder.parent.parent}")
+            return
         print(f"{name}, version {version}, is live in {outcome.folder.parent.parent}")
         print(f"next: tldeploy serve {outcome.folder.parent.parent}")
 

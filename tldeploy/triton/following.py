@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tldeploy import artifacts
 from tldeploy.errors import StorageError, TldeployError
@@ -19,9 +18,6 @@ from tldeploy.triton.keeping import check_served
 from tldeploy.triton.repository import live_version
 from tldeploy.triton.running import Running, asked_by
 from tldeploy.triton.transaction import alone_with
-
-if TYPE_CHECKING:
-    from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 
 class Follower:
@@ -63,26 +59,18 @@ class Follower:
         if not missing or (name, version, canary) in self._refused:
             return False
         self._log(f"{name}: version {version} is live in {self._repository}, and is loaded")
+        before = {model: self._server.served_by(model) for each in missing for model in asked_by(each)}
         try:
             check_served(self._repository, name)
             for each in missing:
-                self._take(each, version)
+                self._server.try_out(asked_by(each), version, [self._repository])
+                self._server.settle(asked_by(each))
         except (TldeployError, OSError) as error:
-            self._log(f"{name}: {error}")
+            outcome = "what was served stays" if self._server.go_back(before) else "it is served on trial"
+            self._log(f"{name}: {outcome}: {error}")
             self._refused.add((name, version, canary))
             return False
         return True
-
-    def _take(self, described: ModelConfig, version: int) -> None:
-        models = asked_by(described)
-        before = {model: self._server.served_by(model) for model in models}
-        try:
-            self._server.try_out(models, version, [self._repository])
-            self._server.settle(models)
-        except (TldeployError, OSError):
-            stays = self._server.go_back(before)
-            self._log(f"{described.name}: {'what was served stays' if stays else 'it is served on trial'}")
-            raise
 
     def _forget_what_is_gone(self) -> None:
         """Unload what another machine took away, unless something that was refused might still ask it."""

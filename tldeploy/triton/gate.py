@@ -5,7 +5,8 @@ this machine alone it listens on loopback, and Envoy (envoy.py) listens where it
 1. a request without a right API key is refused, if there are keys; only whether the server is alive is for everybody;
 2. what is compressed, or a stream of requests, is refused: how large it becomes cannot be told before;
 3. what says, or turns out, to be larger than the limit is refused. Triton gets a request when all of it is there;
-4. when too much is held of all requests together, new ones are refused.
+4. JSON that is nested deep is refused: it would end Triton, whose parser calls itself for each level;
+5. when too much is held of all requests together, new ones are refused.
 Metrics stay on loopback.
 """
 

@@ -110,16 +110,12 @@ def stage_configurations(staging: Path, repository: Path, manifest: Manifest, ke
         f"{graph}/{LABELS_FILE}": staging / graph / LABELS_FILE,
         f"{ensemble}/{CONFIG_FILE}": staging / ensemble / CONFIG_FILE,
     }
-    record_configurations(staging, ensemble, version, files)
+    record_configurations(staging, ensemble, version, {place: file_sha256(path) for place, path in files.items()})
 
 
-def record_configurations(staging: Path, ensemble: str, version: int, files: Mapping[str, Path]) -> None:
-    """Stage the hashes of configurations that are no longer those of the version's publication.
-
-    files: by their place in the repository, where they are now.
-    """
-    record = {"version": version, "files": {place: file_sha256(path) for place, path in files.items()}}
-    _write(staging / ensemble / CONFIGURED, json.dumps(record, indent=2) + "\n")
+def record_configurations(staging: Path, ensemble: str, version: int, hashes: Mapping[str, str]) -> None:
+    """Stage the hashes of configurations, by their place in the repository, that are not those of its publication."""
+    _write(staging / ensemble / CONFIGURED, json.dumps({"version": version, "files": hashes}, indent=2) + "\n")
 
 
 def _shape(repository: Path, name: str, version: int) -> str:
@@ -162,7 +158,7 @@ def _verify(repository: Path, folder: Path) -> Verified:
         return Verified(name, version, live == version, 1, (f"{name}/{version}/{artifacts.MANIFEST}: {error.found}",))
     files = _version_files(manifest) | {f"{name}/{version}/{file}": sha for file, sha in manifest.files.items()}
     if live == version:
-        files |= _configuration_files(repository, manifest)
+        files |= configuration_hashes(repository, manifest)
     damaged = tuple(_damage(repository, files))
     if live is None:
         damaged = (*damaged, f"{name}/{CONFIG_FILE} cannot be read")
@@ -218,8 +214,8 @@ def _version_files(manifest: Manifest) -> dict[str, str]:
     return {place: sha256 for place, sha256 in recorded.items() if place.count("/") > 1}
 
 
-def _configuration_files(repository: Path, manifest: Manifest) -> dict[str, str]:
-    """Those that describe all versions: as the live version's publication wrote them, or what came after."""
+def configuration_hashes(repository: Path, manifest: Manifest) -> dict[str, str]:
+    """Of the files that describe all versions: as the live version's publication wrote them, or what came after."""
     recorded: dict[str, str] = manifest.details["repository_files"]
     files = {place: sha256 for place, sha256 in recorded.items() if place.count("/") == 1}
     try:

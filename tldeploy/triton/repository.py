@@ -68,6 +68,10 @@ class _Names:
         return f"{self.ensemble}.graph"
 
     @property
+    def is_canary(self) -> bool:
+        return self.ensemble == canary_of(self.ensemble.partition(".")[0])
+
+    @property
     def in_order(self) -> tuple[str, str, str]:
         """What others need comes first."""
         return self.step, self.graph, self.ensemble
@@ -104,6 +108,8 @@ def publish(
     lineage: Mapping[str, Any] | None = None,
     check: Check | None = None,
     tuning: Mapping[str, Any] | None = None,
+    *,
+    as_canary: bool = False,
 ) -> Publication:
     """Publish the export artifact as the next version of `name`, and make it live, in running servers too.
 
@@ -111,50 +117,26 @@ def publish(
     check: what the staged version has to pass before it is live, see checking.py; the deploy artifact says whether.
     tuning: how the settings were found, see fitting/; the deploy artifact keeps it too.
 
+    as_canary: publish it beside `name`, as `<name>.canary`; nothing is said of the share of requests that it gets.
+
     Raises ArtifactError when the export is damaged or cannot be batched, UsageError for a name or path that Triton
     cannot serve, StorageError when the disk is full or another publisher does not finish, ServerError when a running
     server refuses it, and what the check raises. Then, as when it is killed, the old version stays live.
     """
     _check_name(name)
-    return _publish(export, repository, name, settings, lineage, check, tuning)
-
-
-def publish_canary(
-    export: Path,
-    repository: Path,
-    name: str,
-    settings: Deploy,
-    lineage: Mapping[str, Any] | None = None,
-    check: Check | None = None,
-    tuning: Mapping[str, Any] | None = None,
-) -> Publication:
-    """Publish the export artifact beside `name`, as `<name>.canary`. Arguments and errors as those of `publish`."""
-    _check_name(name)
-    return _publish(export, repository, canary_of(name), settings, lineage, check, tuning)
-
-
-def _publish(
-    export: Path,
-    repository: Path,
-    name: str,
-    settings: Deploy,
-    lineage: Mapping[str, Any] | None,
-    check: Check | None,
-    tuning: Mapping[str, Any] | None,
-) -> Publication:
     check_path(repository)
     manifest = artifacts.load(export, "export")
     step = step_of(manifest.task)
-    repository, names = repository.resolve(), _Names(name, step.suffix)
+    repository, names = repository.resolve(), _Names(canary_of(name) if as_canary else name, step.suffix)
     signature = config.read_signature(_chosen(export, manifest))
     with begin(repository) as staging:
         refuse_beside_a_canary(repository, name, f"publish {name}")
         version = next_version(repository, names.in_order)
-        keep = kept_versions(repository, name, version, settings.keep_versions)
+        keep = kept_versions(repository, names.ensemble, version, settings.keep_versions)
         shape = _shape(signature, manifest)
-        served = [old for old in keep[:-1] if _shape_of(repository / name / str(old)) == shape] + [version]
-        live = live_version(repository / name)
-        pinned = [live] if live and _shape_of(repository / name / str(live)) == shape else []
+        served = [old for old in keep[:-1] if _shape_of(repository / names.ensemble / str(old)) == shape] + [version]
+        live = live_version(repository / names.ensemble)
+        pinned = [live] if live and _shape_of(repository / names.ensemble / str(live)) == shape else []
         release = _Release(
             names,
             step,
@@ -174,7 +156,7 @@ def _publish(
         _stage_graph(staging / names.graph, release)
         _stage_ensemble(staging / names.ensemble, release)
         commit(repository, names.in_order, version, keep, check)
-    return published(repository, name)
+    return published(repository, names.ensemble)
 
 
 def refuse_beside_a_canary(repository: Path, name: str, asked: str) -> None:
@@ -222,7 +204,7 @@ def published(repository: Path, name: str) -> Publication:
     """The live version of `name`. Raises ArtifactError when there is none, or when it is damaged."""
     repository = repository.resolve()
     recover(repository)
-    if not (repository / name / CONFIG_FILE).is_file():
+    if "/" in name or not (repository / name / CONFIG_FILE).is_file():
         known = ", ".join(model.name for model in all_published(repository)) or "none"
         found = f"it is not there (published: {known})"
         raise ArtifactError(f"find {name} in {repository}", found, "publish it with `tldeploy deploy`")
@@ -344,6 +326,8 @@ def _stage_ensemble(model: Path, release: _Release) -> None:
     folder.mkdir(parents=True)
     steps, given = (names.step, names.graph), release.step.input
     described = config.ensemble_config(model.name, steps, given, release.signature, release.version, settings)
+    if names.is_canary:
+        described.ClearField("response_cache")  # it begins at version 1 each time, and would answer for the last one
     (model / CONFIG_FILE).write_text(config.to_text(described), encoding="utf-8")
     shutil.copyfile(release.export / GOLDEN, folder / GOLDEN)
     deploy = Manifest(

@@ -86,6 +86,7 @@ class Server:
     ready_within_s: how long loading may take.
     golden_rows: how many of each model are asked at the start.
     follows: takes other versions while it runs; a folder beside the repository says where it is, until it stops.
+    traced: requests are traced, and answers cached, where the recipes of what is published ask for it.
     log: receives each line of the server's log, from another thread.
     """
 
@@ -103,6 +104,7 @@ class Server:
         ready_within_s: float = READY_WITHIN_S,
         golden_rows: int = GOLDEN_ROWS,
         follows: bool = False,
+        traced: bool = False,
         log: Log | None = None,
     ) -> None:
         self.repository = repository.resolve()
@@ -110,7 +112,7 @@ class Server:
         self.host = host
         self.gate = gate or (None if is_loopback(host) else Gate())
         self._inner = Listening(host, http_port, grpc_port, metrics_port)
-        self.ready_within_s = ready_within_s
+        self.ready_within_s, self.traced = ready_within_s, traced
         self.golden_rows, self.follows = golden_rows, follows
         self.running: running.Running | None = None
         self.id = f"tldeploy-{uuid.uuid4().hex[:12]}"
@@ -278,7 +280,7 @@ class Server:
         flags = server_flags(self.id, repositories, home.backends, self._inner, self.key, self._opened, prefix)
         # A second and more for each load, because each worker is started twice: only where it is needed.
         flags += [] if merges_lengths(self.repository) else ["--disable-auto-complete-config"]
-        flags += [f"--cache-directory={home.caches}", *server_options(self.published)]
+        flags += [f"--cache-directory={home.caches}", *server_options(self.published, self.traced)]
         self._process = Process([str(home.program), *flags], home.variables, KILL_AFTER_S, prefix, self._log)
 
     def _open_gate(self) -> None:
@@ -373,6 +375,7 @@ def serve(
         key=key,
         opened=opened,
         follows=True,
+        traced=True,
         log=log,
     )
     try:

@@ -14,14 +14,18 @@ from tldeploy.triton.options import MIB
 from tldeploy.triton.repository import Publication
 
 
-def server_options(publications: Sequence[Publication]) -> list[str]:
+def server_options(publications: Sequence[Publication], traced: bool = True) -> list[str]:
     """Flags for a server of these models; none where their recipes ask for nothing.
+
+    traced: False for a server that only checks or measures them: its requests are nobody's, and a cache would be
+    what is measured.
 
     Raises UsageError when two of them want their traces in different places, or at different rates.
     """
     asked = {each.name: Deploy.model_validate(each.manifest.details["settings"]) for each in publications}
     every = list(asked.values())
-    return [*_cache(every), *_rate_limit(every), *_metrics(every), *_tracing(asked)]
+    cache, tracing = (_cache(every), _tracing(asked)) if traced else ([], [])
+    return [*cache, *_rate_limit(every), *_metrics(every), *tracing]
 
 
 def _cache(every: Sequence[Deploy]) -> list[str]:

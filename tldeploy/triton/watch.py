@@ -35,6 +35,7 @@ from tldeploy.triton.workers import Workers
 # Longer than a request that waits its turn on a busy server; one that takes longer is not taken for dead.
 PATIENCE_S = 60.0
 SILENT_LOOKS = 2
+PROBE = "tldeploy-probe"  # a step that counts what it is asked leaves these out
 GIVEN_UP = "no answer in time"
 DEAD, ABSENT = "is not healthy", ("is not found", "is not ready", "has no available versions")
 
@@ -137,7 +138,8 @@ class Watch:
         config = self._configs[name]
         try:
             for _ in range(sum(group.get("count", 1) for group in config.get("instance_group", [])) or 1):
-                self._client.infer(name, [zeros(tensor, config["max_batch_size"]) for tensor in config["input"]])
+                given = [zeros(tensor, config["max_batch_size"]) for tensor in config["input"]]
+                self._client.infer(name, given, request_id=PROBE)
         except TimeoutError:
             return GIVEN_UP
         except Exception as error:  # noqa: BLE001 — as above

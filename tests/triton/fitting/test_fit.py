@@ -13,18 +13,18 @@ from tldeploy import artifacts
 from tldeploy.recipe import Deploy
 from tldeploy.triton.fitting.arena import opened
 from tldeploy.triton.fitting.fit import SAMPLES, fit, kept
-from tldeploy.triton.fitting.goals import Goal, fitted
+from tldeploy.triton.fitting.goals import Goal, Running
 
 TEXTS = ["great camera", "awful battery", "the phone is not very good", "bad " * 20]
-OTHER = Deploy(instances=2, threads=1, step_instances=1, queue_delay_us=500, preferred_batch_sizes=(4, 8))
+OTHER = Running(instances=2, threads=1, step_instances=1, queue_delay_us=500, preferred_batch_sizes=(4, 8))
 DEFAULT = Deploy(max_batch_size=8)
 
 
 def test_the_server_serves_each_configuration_in_turn_and_answers_alike(tiny_export: Path) -> None:
     expected = answer(tiny_export, TEXTS)
     with opened(tiny_export, DEFAULT, TEXTS, most_clients=4) as arena:
-        for settings in (OTHER, OTHER, DEFAULT):
-            arena.serve(settings)
+        for running in (OTHER, OTHER, Running.of(DEFAULT)):
+            arena.serve(running)
             turn = arena.load(clients=4, seconds=0.2)
             assert len(turn.latency_ms) >= 4
             assert (turn.latency_ms > 0).all()
@@ -34,16 +34,16 @@ def test_the_server_serves_each_configuration_in_turn_and_answers_alike(tiny_exp
                 np.testing.assert_allclose(arena.client.predict([text])[0], probabilities, atol=1e-6)
             graph = arena.control.configuration("fitted.graph")
             step = arena.control.configuration("fitted.tokenize")
-            assert graph["instance_group"][0]["count"] == settings.instances
-            assert step["instance_group"][0]["count"] == (settings.step_instances or settings.instances)
+            assert graph["instance_group"][0]["count"] == running.instances
+            assert step["instance_group"][0]["count"] == (running.step_instances or running.instances)
             assert graph.get("parameters", {}).get("intra_op_thread_count", {}).get("string_value") == (
-                None if settings.threads is None else str(settings.threads)
+                None if running.threads is None else str(running.threads)
             )
             batching = graph["dynamic_batching"]
-            assert int(batching["max_queue_delay_microseconds"]) == settings.queue_delay_us
+            assert int(batching["max_queue_delay_microseconds"]) == running.queue_delay_us
             # The server takes max_batch_size for it where there is none.
-            assert batching["preferred_batch_size"] == (list(settings.preferred_batch_sizes) or [8])
-    assert [settings for settings, _ in arena.measured] == [OTHER, OTHER, DEFAULT]
+            assert batching["preferred_batch_size"] == (list(running.preferred_batch_sizes) or [8])
+    assert [running for running, _ in arena.measured] == [OTHER, OTHER, Running.of(DEFAULT)]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_what_is_found_is_an_artifact_with_every_candidate_and_the_raw_samples(s
     record = manifest.details["tuning"]
     assert record["goal"] == {"aim": "latency", "p99_ms": None}
     assert record["rows"] == "four texts"
-    assert record["candidates"][0]["settings"] == fitted(DEFAULT)
+    assert record["candidates"][0]["settings"] == Running.of(DEFAULT).as_json()
     assert [entry["measured_in"] for entry in record["candidates"]][:2] == ["verdict", "verdict"]
     assert record["chosen"] in [entry["settings"] for entry in record["candidates"][:2]]
     (choice,) = manifest.decisions
@@ -75,7 +75,7 @@ def test_what_is_kept_is_used_for_the_same_graph_settings_and_machine_only(
 ) -> None:
     record = artifacts.load(serving, "serving").details["tuning"]
     settings, found = kept(serving, tiny_export, DEFAULT)
-    assert (fitted(settings), found) == (record["chosen"], record)
+    assert (Running.of(settings).as_json(), found) == (record["chosen"], record)
     assert settings.max_batch_size == DEFAULT.max_batch_size
     assert kept(serving, tiny_export, DEFAULT.model_copy(update={"keep_versions": 9}))[1] == record
     capsys.readouterr()

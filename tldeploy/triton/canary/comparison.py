@@ -1,8 +1,8 @@
 """A canary beside the stable version, as the metrics of running servers tell it.
 
-split_step.py counts; here the counts of all servers are added up and given intervals: Wilson's for the share of equal
-labels, and, for the difference in latency, the normal one of a mean of pairs: each pair is one request that both were
-asked at the same time.
+split_step.py counts; here the counts of all servers are added up. Each pair is one request that both were asked at the
+same time. Intervals come from stretches of ten seconds, which unlike neighbouring requests are nearly independent: of a
+ratio of sums over them (Cochran, Sampling Techniques, 1977, section 6.3), by Student's t.
 """
 
 from __future__ import annotations
@@ -18,15 +18,19 @@ from pathlib import Path
 from typing import Any
 
 from tldeploy.errors import ServerError
-from tldeploy.measuring.statistics import CONFIDENCE, Estimate
+from tldeploy.measuring.statistics import CONFIDENCE
 from tldeploy.triton import running
 from tldeploy.triton.canary.parts import Canary
 from tldeploy.triton.running import ANSWERS_WITHIN_S
 
 _METRIC = re.compile(r"tldeploy_canary_(?P<name>\w+)\{(?P<labels>[^}]*)\} (?P<value>\S+)")
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
-NORMAL_95 = 1.96
+FOUND = ("same", "other", "failed", "refused")
+OF = ("pairs", "same", "lag", "pairs*pairs", "same*same", "lag*lag", "same*pairs", "lag*pairs")
+# Of fewer stretches of time the spread is not known well enough to speak of an interval.
+FEWEST_BLOCKS = 6
 
+Interval = tuple[float, float]
 Sample = tuple[str, frozenset[tuple[str, str]]]
 
 
@@ -37,7 +41,7 @@ class Comparison:
     asked: how many. same, other: both answered, with equal or other labels. failed: the canary alone; the stable
     version's answer was given. refused: by both. agreement: same among both answered. drift: mean over these of the
     largest difference of a probability. stable_ms, canary_ms: mean latencies; lag_ms: their difference. None where
-    there is nothing to tell it from.
+    there is nothing to tell it from; intervals, at 95 %, take a minute of requests.
     """
 
     canary: Canary
@@ -45,25 +49,21 @@ class Comparison:
     other: int
     failed: int
     refused: int
-    agreement: Estimate | None
-    drift: float | None
-    stable_ms: float | None
-    canary_ms: float | None
-    lag_ms: Estimate | None
+    agreement: float | None = None
+    agreement_interval: Interval | None = None
+    drift: float | None = None
+    stable_ms: float | None = None
+    canary_ms: float | None = None
+    lag_ms: float | None = None
+    lag_interval_ms: Interval | None = None
 
     @property
     def asked(self) -> int:
         return self.same + self.other + self.failed + self.refused
 
     def as_json(self) -> dict[str, Any]:
-        estimates = {"agreement": self.agreement, "lag_ms": self.lag_ms}
-        plain = {name: value for name, value in vars(self).items() if name not in {"canary", *estimates}}
-        return (
-            vars(self.canary)
-            | {"asked": self.asked}
-            | plain
-            | {name: found and found.as_json() for name, found in estimates.items()}
-        )
+        figures = {name: value for name, value in vars(self).items() if name != "canary"}
+        return vars(self.canary) | {"asked": self.asked} | figures
 
 
 def read_metrics(repository: Path, others: Sequence[str] = ()) -> list[str]:
@@ -72,15 +72,16 @@ def read_metrics(repository: Path, others: Sequence[str] = ()) -> list[str]:
     Raises ServerError for one that cannot be read.
     """
     here = [f"http://{server.metrics}/metrics" for server in running.live(repository.resolve())]
-    return [_fetch(url) for url in (*here, *others)]
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy knows this machine's loopback
+    return [_fetch(url, direct) for url in here] + [_fetch(url, urllib.request.build_opener()) for url in others]
 
 
-def _fetch(url: str) -> str:
+def _fetch(url: str, opener: urllib.request.OpenerDirector) -> str:
     asked, fix = f"read the metrics at {url}", "give the URL of a server's metrics, such as http://host:8002/metrics"
     if not url.startswith(("http://", "https://")):
         raise ServerError(asked, "it does not begin with http:// or https://", fix)
     try:
-        with urllib.request.urlopen(url, timeout=ANSWERS_WITHIN_S) as answer:
+        with opener.open(url, timeout=ANSWERS_WITHIN_S) as answer:
             text: str = answer.read().decode("utf-8")
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise ServerError(asked, str(error), fix) from error
@@ -97,19 +98,24 @@ def compare(canary: Canary, metrics: Iterable[str]) -> Comparison:
     def value(name: str, **labels: str) -> float:
         return samples[name, frozenset((about | labels).items())]
 
-    counts = {found: int(value("requests_total", found=found)) for found in ("same", "other", "failed", "refused")}
-    pairs = counts["same"] + counts["other"]
+    same, other, failed, refused = (int(value("requests_total", found=found)) for found in FOUND)
+    pairs = same + other
     if not pairs:
-        return Comparison(canary, **counts, agreement=None, drift=None, stable_ms=None, canary_ms=None, lag_ms=None)
-    stable_s, canary_s = value("seconds_total", arm="stable"), value("seconds_total", arm="canary")
+        return Comparison(canary, same, other, failed, refused)
+    sums, blocks = {of: value("block_sums", of=of) for of in OF}, int(value("blocks_total"))
     return Comparison(
         canary,
-        **counts,
-        agreement=_share(counts["same"], pairs),
+        same,
+        other,
+        failed,
+        refused,
+        agreement=same / pairs,
+        agreement_interval=_interval("same", sums, blocks, 1),
         drift=value("drift_total") / pairs,
-        stable_ms=1000 * stable_s / pairs,
-        canary_ms=1000 * canary_s / pairs,
-        lag_ms=_mean_ms(value("lag_seconds"), value("lag_seconds_squared"), pairs),
+        stable_ms=1000 * value("seconds_total", arm="stable") / pairs,
+        canary_ms=1000 * value("seconds_total", arm="canary") / pairs,
+        lag_ms=1000 * value("lag_seconds") / pairs,
+        lag_interval_ms=_interval("lag", sums, blocks, 1000),
     )
 
 
@@ -118,17 +124,14 @@ def _samples(text: str) -> Mapping[Sample, float]:
     return {(match["name"], frozenset(_LABEL.findall(match["labels"]))): float(match["value"]) for match in found}
 
 
-def _share(part: int, whole: int) -> Estimate:
-    from scipy.stats import binomtest
+def _interval(what: str, sums: Mapping[str, float], blocks: int, scale: float) -> Interval | None:
+    """Of a sum over the sum of pairs; None where the stretches of time are too few."""
+    from scipy.stats import t
 
-    interval = binomtest(part, whole).proportion_ci(CONFIDENCE, method="wilson")
-    return Estimate(part / whole, float(interval.low), float(interval.high))
-
-
-def _mean_ms(total_s: float, squares: float, count: int) -> Estimate | None:
-    """The mean of differences, from their sum and their sum of squares; None for a single one."""
-    if count < 2:
+    if blocks < FEWEST_BLOCKS:
         return None
-    mean = total_s / count
-    error = math.sqrt(max(0.0, squares - count * mean**2) / (count - 1) / count)
-    return Estimate(1000 * mean, 1000 * (mean - NORMAL_95 * error), 1000 * (mean + NORMAL_95 * error))
+    ratio = sums[what] / sums["pairs"]
+    squares = sums[f"{what}*{what}"] - 2 * ratio * sums[f"{what}*pairs"] + ratio**2 * sums["pairs*pairs"]
+    error = math.sqrt(max(0.0, squares) * blocks / (blocks - 1)) / sums["pairs"]
+    margin = float(t.ppf((1 + CONFIDENCE) / 2, blocks - 1)) * error
+    return scale * (ratio - margin), scale * (ratio + margin)

@@ -1,11 +1,12 @@
 """A canary's life: started beside a live version, given another share, and promoted or dropped.
 
 `start` publishes the canary under a name of its own, checked as any version is; then the live version gets a second
-name; then the splitting step takes the first one over. Each is a transaction, and the last is what counts: killed
-before it, nothing answers otherwise, and the next start, or a drop, clears away what is there.
+name; then the splitting step takes the first one over. Each is a transaction, and the last is what counts.
+`promote` lets the live version's own ensemble answer again, and publishes the canary's files as the next version;
+`drop` does the first of these. Both then take away what the canary added.
 
-`promote` makes a version of the canary's files; `drop` makes the live version's own ensemble answer again. Both then
-take away what the canary added.
+A lock of their own keeps two of these apart. Killed at any moment, every request is answered and the repository loads;
+`promote` goes on with what is there, and `start` and `drop` clear it away.
 """
 
 from __future__ import annotations
@@ -13,26 +14,29 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from tldeploy import artifacts
-from tldeploy.errors import ArtifactError
+from tldeploy.artifacts import file_sha256
+from tldeploy.errors import ArtifactError, TldeployError
 from tldeploy.recipe import Deploy
 from tldeploy.triton import config
-from tldeploy.triton.canary.parts import Canary, running, stage_split, stage_stable
-from tldeploy.triton.config import CONFIG_FILE, LABELS_FILE, Signature
-from tldeploy.triton.keeping import CONFIGURED, record_configurations, stage_configurations
+from tldeploy.triton.canary.parts import Canary, canary_of, running, stage_split, stage_stable
+from tldeploy.triton.config import CONFIG_FILE, Signature
+from tldeploy.triton.keeping import CONFIGURED, configuration_hashes, record_configurations, stage_configurations
+from tldeploy.triton.locks import locked
 from tldeploy.triton.repository import (
     Publication,
     kept_versions,
     next_version,
-    publish_canary,
+    publish,
     published,
     refuse_beside_a_canary,
     staged_files,
 )
-from tldeploy.triton.transaction import Check, begin, commit, recover, retire, versions
+from tldeploy.triton.transaction import LOCK_WAIT_S, Check, begin, commit, recover, retire, versions
 
 
 def start(
@@ -51,57 +55,70 @@ def start(
     already, and otherwise as `publish` does.
     """
     repository = repository.resolve()
-    live, asked = published(repository, name), f"start a canary of {name}"
-    refuse_beside_a_canary(repository, name, asked)
-    labels = artifacts.load(export, "export").labels
-    if labels != live.manifest.labels:
-        found = f"it has the labels {', '.join(labels)}, version {live.version} has {', '.join(live.manifest.labels)}"
-        raise ArtifactError(asked, found, "their answers cannot be compared: deploy it without --canary")
-    _clear(repository, name)
-    beside = publish_canary(export, repository, name, settings, lineage, check, tuning)
-    canary = Canary(name, live.version, beside.manifest.sha256[:12], share)
-    with begin(repository) as staging:
-        stage_stable(staging, canary, live.manifest, _signature(repository, live))
-        commit(repository, [canary.stable_model], canary.stable, [canary.stable])
-    _split(repository, canary, asked)
+    asked = f"start a canary of {name}"
+    with _alone(repository, asked):
+        live = published(repository, name)
+        refuse_beside_a_canary(repository, name, asked)
+        labels = artifacts.load(export, "export").labels
+        if labels != live.manifest.labels:
+            theirs = ", ".join(live.manifest.labels)
+            found = f"it has the labels {', '.join(labels)}, version {live.version} has {theirs}"
+            raise ArtifactError(asked, found, "their answers cannot be compared: deploy it without --canary")
+        Canary(name, live.version, "", share)  # refuses what is no share, before anything is published
+        _clear(repository, name)
+        try:
+            beside = publish(export, repository, name, settings, lineage, check, tuning, as_canary=True)
+            canary = Canary(name, live.version, beside.manifest.sha256[:12], share)
+            with begin(repository) as staging:
+                stage_stable(staging, canary, live.manifest, _signature(repository, live))
+                commit(repository, [canary.stable_model], canary.stable, [canary.stable])
+            _split(repository, canary, asked)
+        except TldeployError:
+            _clear(repository, name)
+            raise
     return canary, beside
 
 
 def change_share(repository: Path, name: str, share: float) -> Canary:
     """Give the canary another share (0 .. 1) of the requests; what was counted before stays."""
     repository = repository.resolve()
-    before = find(repository, name)
-    canary = Canary(name, before.stable, before.tag, share)
-    _split(repository, canary, f"change the share of {name}'s canary")
+    asked = f"change the share of {name}'s canary"
+    with _alone(repository, asked):
+        before = find(repository, name)
+        canary = Canary(name, before.stable, before.tag, share)
+        _split(repository, canary, asked)
     return canary
 
 
 def promote(repository: Path, name: str) -> Publication:
-    """Make the canary the live version of `name`, with the next number."""
+    """Make the canary the live version of `name`, with the next number; go on where that was cut off."""
     repository = repository.resolve()
-    canary = find(repository, name)
-    with begin(repository) as staging:
-        beside, live = published(repository, canary.model), published(repository, name)
-        models: list[str] = live.manifest.details["models"]
-        version = next_version(repository, models)
-        kept = kept_versions(repository, name, version, beside.manifest.details["settings"]["keep_versions"])
-        _stage_version(staging, repository, beside, models, version, kept)
-        commit(repository, models, version, kept)
-    _clear(repository, name)
+    with _alone(repository, f"promote the canary of {name}"):
+        recover(repository)
+        if not (repository / canary_of(name) / CONFIG_FILE).is_file():
+            find(repository, name)  # which says that there is none
+        _restore(repository, name)
+        beside, live = published(repository, canary_of(name)), published(repository, name)
+        if beside.manifest.inputs != live.manifest.inputs:  # else it has been published already
+            with begin(repository) as staging:
+                models: list[str] = live.manifest.details["models"]
+                version = next_version(repository, models)
+                kept = kept_versions(repository, name, version, beside.manifest.details["settings"]["keep_versions"])
+                _stage_version(staging, repository, beside, models, version, kept)
+                commit(repository, models, version, kept)
+        _clear(repository, name)
     return published(repository, name)
 
 
 def drop(repository: Path, name: str) -> Publication:
-    """Let the live version of `name` answer everything again, and take the canary away."""
+    """Let the live version of `name` answer everything again, and take the canary away, or what is left of it."""
     repository = repository.resolve()
-    recover(repository)
-    if running(repository, name):
-        with begin(repository) as staging:
-            live = published(repository, name)
-            kept = versions(repository / name)
-            stage_configurations(staging, repository, live.manifest, kept)
-            commit(repository, live.manifest.details["models"], live.version, kept)
-    _clear(repository, name)
+    with _alone(repository, f"drop the canary of {name}"):
+        recover(repository)
+        if not _added(repository, name):
+            find(repository, name)  # which says that there is none
+        _restore(repository, name)
+        _clear(repository, name)
     return published(repository, name)
 
 
@@ -115,6 +132,10 @@ def find(repository: Path, name: str) -> Canary:
     return canary
 
 
+def _alone(repository: Path, asked: str) -> AbstractContextManager[None]:
+    return locked(repository.with_name(f".{repository.name}.canary-lock"), asked, LOCK_WAIT_S)
+
+
 def _split(repository: Path, canary: Canary, asked: str) -> None:
     """Make <name> ask the splitting step."""
     with begin(repository) as staging:
@@ -125,12 +146,23 @@ def _split(repository: Path, canary: Canary, asked: str) -> None:
         stage_split(staging, canary, live.manifest, _signature(repository, live))
         if (repository / canary.split / str(canary.stable)).exists():  # the share alone is another
             shutil.rmtree(staging / canary.split / str(canary.stable))
-        places = [place for place in live.manifest.details["repository_files"] if place.count("/") == 1]
-        places += [f"{canary.split}/{place}" for place in (CONFIG_FILE, LABELS_FILE, f"{canary.stable}/model.py")]
-        places.append(f"{canary.stable_model}/{CONFIG_FILE}")
-        files = {place: staging / place if (staging / place).exists() else repository / place for place in places}
-        record_configurations(staging, canary.name, canary.stable, files)
+        stable = f"{canary.stable_model}/{CONFIG_FILE}"
+        hashes = configuration_hashes(repository, live.manifest) | {stable: file_sha256(repository / stable)}
+        record_configurations(staging, canary.name, canary.stable, hashes | staged_files(staging))
         commit(repository, [canary.split, canary.name], canary.stable, versions(repository / canary.name))
+
+
+def _restore(repository: Path, name: str) -> None:
+    """Let the live version's own ensemble answer again, if a canary takes a share."""
+    if running(repository, name):
+        with begin(repository) as staging:
+            live = published(repository, name)
+            kept = versions(repository / name)
+            stage_configurations(staging, repository, live.manifest, kept)
+            commit(repository, live.manifest.details["models"], live.version, kept)
+    between = [model for model in _added(repository, name) if not model.startswith(canary_of(name))]
+    if between:
+        retire(repository, between)
 
 
 def _stage_version(
@@ -138,23 +170,30 @@ def _stage_version(
 ) -> None:
     """The canary's files as a version of the live one's models, sealed as their deploy artifact."""
     for theirs, ours in zip(beside.manifest.details["models"], models, strict=True):
-        folder = staging / ours / str(version)
-        shutil.copytree(repository / theirs / str(beside.version), folder, copy_function=os.link)
-    (folder / artifacts.MANIFEST).unlink()  # linked: writing it would change the canary's
+        place = repository / theirs / str(beside.version)
+        shutil.copytree(place, staging / ours / str(version), copy_function=os.link)
     name, details = models[-1], beside.manifest.details | {"version": version, "models": models}
     manifest = beside.manifest.model_copy(update={"name": name, "details": details})
     stage_configurations(staging, repository, manifest, kept)
     (staging / name / CONFIGURED).unlink()  # they are the publication's own
+    folder = staging / name / str(version)
+    (folder / artifacts.MANIFEST).unlink()  # linked: writing it would change the canary's
     details["repository_files"] = staged_files(staging)
     artifacts.seal(folder, manifest)
 
 
-def _clear(repository: Path, name: str) -> None:
-    """Take away what a canary added. What needs others goes first."""
-    added = [f"{name}.{what}" for what in ("split", "stable", "canary")]
+def _added(repository: Path, name: str) -> list[str]:
+    """What a canary added and is still there; what needs others goes first."""
     steps = sorted(path.name for path in repository.glob(f"{name}.canary.*"))
-    if any((repository / model).exists() for model in (*added, *steps)):
-        retire(repository, [*added, *steps])
+    return [
+        model for model in (f"{name}.split", f"{name}.stable", canary_of(name), *steps) if (repository / model).exists()
+    ]
+
+
+def _clear(repository: Path, name: str) -> None:
+    """Take away what a canary added."""
+    if added := _added(repository, name):
+        retire(repository, added)
 
 
 def _signature(repository: Path, publication: Publication) -> Signature:

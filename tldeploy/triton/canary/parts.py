@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from tldeploy.artifacts import Manifest
 from tldeploy.environment import usable_cores
+from tldeploy.errors import UsageError
 from tldeploy.recipe import Deploy
 from tldeploy.triton import config
 from tldeploy.triton.config import CONFIG_FILE, LABELS_FILE, Signature
@@ -44,6 +45,11 @@ class Canary:
     stable: int
     tag: str
     share: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            found = f"{self.share:g} is no share of the requests"
+            raise UsageError(f"start a canary of {self.name}", found, "give one between 0 and 1, such as 0.1")
 
     @property
     def model(self) -> str:
@@ -80,6 +86,7 @@ def stage_stable(staging: Path, canary: Canary, live: Manifest, signature: Signa
     steps, given = (live.details["models"][0], live.details["models"][1]), step_of(live.task).input
     settings = Deploy.model_validate(live.details["settings"])
     described = config.ensemble_config(canary.stable_model, steps, given, signature, canary.stable, settings)
+    described.ClearField("response_cache")  # what it is compared with has none
     _write(staging / canary.stable_model, described)
     version = staging / canary.stable_model / str(canary.stable)
     version.mkdir()

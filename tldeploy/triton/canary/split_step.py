@@ -12,7 +12,10 @@ tldeploy_canary_requests_total     {model, tag, found}: `same` label, `other` la
 tldeploy_canary_drift_total        {model, tag}: the largest difference of each pair of answers, added up
 tldeploy_canary_seconds_total      {model, tag, arm}: latencies of those that both answered, added up
 tldeploy_canary_lag_seconds        {model, tag}: canary minus stable, added up
-tldeploy_canary_lag_seconds_squared  {model, tag}: the same, squared
+tldeploy_canary_blocks_total       {model, tag}: stretches of BLOCK_S seconds in which pairs were answered
+tldeploy_canary_block_sums         {model, tag, of}: what intervals are made of, see `Block`
+
+Requests within a moment share the state of the machine and are not independent; stretches of time nearly are.
 """
 
 from __future__ import annotations
@@ -26,6 +29,9 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+BLOCK_S = 10.0
+# The id of requests that only ask whether the workers live; they are put to the stable version, and not counted.
+PROBE = "tldeploy-probe"
 FOUND = ("same", "other", "failed", "refused")
 ARMS = ("stable", "canary")
 
@@ -49,7 +55,7 @@ class TritonPythonModel:
 
     async def _answer(self, request: Any) -> Any:
         tensors = [pb_utils.get_input_tensor_by_name(request, name) for name in self.inputs]
-        if random.random() >= self.share:
+        if random.random() >= self.share or request.request_id() == PROBE:
             response, _ = await self._ask("stable", tensors)
             return response
         arms = random.sample(ARMS, 2)  # whoever is asked first must not always be the same
@@ -75,6 +81,19 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse(output_tensors=answer.output_tensors()), seconds
 
 
+class Block:
+    """Sums over the pairs of one stretch of time; `products` are what the variance of a ratio of sums takes."""
+
+    def __init__(self, start_s: float) -> None:
+        self.start_s = start_s
+        self.sums = {"pairs": 0.0, "same": 0.0, "lag": 0.0}
+
+    def products(self) -> dict[str, float]:
+        pairs, same, lag = self.sums["pairs"], self.sums["same"], self.sums["lag"]
+        products = {"pairs*pairs": pairs * pairs, "same*same": same * same, "lag*lag": lag * lag}
+        return self.sums | products | {"same*pairs": same * pairs, "lag*pairs": lag * pairs}
+
+
 class Metrics:
     """Counters that all instances of this model share; labels: the model and the tag."""
 
@@ -85,26 +104,40 @@ class Metrics:
             "drift_total": family("drift_total", "Largest difference of each pair of answers, added up", counter),
             "seconds_total": family("seconds_total", "Latencies of those that both answered, added up", counter),
             "lag_seconds": family("lag_seconds", "Latency of the canary minus the stable one's, added up", gauge),
-            "lag_seconds_squared": family("lag_seconds_squared", "The same, squared before", gauge),
+            "blocks_total": family("blocks_total", "Stretches of time in which pairs were answered", counter),
+            "block_sums": family("block_sums", "Sums over such stretches, and their products", gauge),
         }
-        each = self.families
+        each, self.block = self.families, Block(time.monotonic())
         self.requests = {found: each["requests_total"].Metric(labels=labels | {"found": found}) for found in FOUND}
         self.seconds = {arm: each["seconds_total"].Metric(labels=labels | {"arm": arm}) for arm in ARMS}
         self.drift = each["drift_total"].Metric(labels=labels)
         self.lag = each["lag_seconds"].Metric(labels=labels)
-        self.lag_squared = each["lag_seconds_squared"].Metric(labels=labels)
+        self.blocks = each["blocks_total"].Metric(labels=labels)
+        self.sums = {of: each["block_sums"].Metric(labels=labels | {"of": of}) for of in self.block.products()}
 
     def count(self, found: str) -> None:
         self.requests[found].increment(1)
 
     def compare(self, stable: Any, canary: Any, stable_s: float, canary_s: float) -> None:
         """stable, canary: probabilities, float [rows, classes]."""
-        self.count("same" if (stable.argmax(axis=-1) == canary.argmax(axis=-1)).all() else "other")
+        same = bool((stable.argmax(axis=-1) == canary.argmax(axis=-1)).all())
+        self.count("same" if same else "other")
         self.drift.increment(float(np.abs(stable - canary).max(initial=0.0)))
         self.seconds["stable"].increment(stable_s)
         self.seconds["canary"].increment(canary_s)
         self.lag.increment(canary_s - stable_s)
-        self.lag_squared.increment((canary_s - stable_s) ** 2)
+        self._into_block(same, canary_s - stable_s)
+
+    def _into_block(self, same: bool, lag_s: float) -> None:
+        now = time.monotonic()
+        if now - self.block.start_s > BLOCK_S:
+            if self.block.sums["pairs"]:
+                self.blocks.increment(1)
+                for of, value in self.block.products().items():
+                    self.sums[of].increment(value)
+            self.block = Block(now)
+        for of, value in (("pairs", 1.0), ("same", float(same)), ("lag", lag_s)):
+            self.block.sums[of] += value
 
 
 def family(name: str, description: str, kind: Any) -> Any:

@@ -26,6 +26,7 @@ from tldeploy.runtime.triton import Client
 from tldeploy.runtime.triton.address import key_headers
 from tldeploy.tasks.classification import Row
 from tldeploy.triton import config
+from tldeploy.triton.fitting.goals import Running
 from tldeploy.triton.fitting.race import Turn
 from tldeploy.triton.repository import Publication, publish
 from tldeploy.triton.server import READY_WITHIN_S, Server
@@ -39,23 +40,32 @@ WARM_UP_REQUESTS = 20
 
 
 class ServedArena:
-    """rows: what clients send, in this order. pool: their threads. measured: every turn, with its settings."""
+    """settings: all that is not fitted. rows: what clients send, in this order. pool: their threads.
+
+    measured: every turn, with how the model was run.
+    """
 
     def __init__(
-        self, publication: Publication, control: Control, client: Client, rows: Sequence[Row], pool: ThreadPoolExecutor
+        self,
+        publication: Publication,
+        settings: Deploy,
+        control: Control,
+        client: Client,
+        rows: Sequence[Row],
+        pool: ThreadPoolExecutor,
     ) -> None:
         self.control, self.client = control, client
-        self._publication, self._rows, self._pool = publication, rows, pool
-        self.measured: list[tuple[Deploy, Turn]] = []
-        self._settings = Deploy()
+        self._publication, self._settings, self._rows, self._pool = publication, settings, rows, pool
+        self._running = Running.of(settings)
+        self.measured: list[tuple[Running, Turn]] = []
 
     def now(self) -> float:
         return time.monotonic()
 
-    def serve(self, settings: Deploy) -> None:
+    def serve(self, running: Running) -> None:
         """Raises ServerError when the server cannot load the models so."""
-        self._settings = settings
-        for described in _configs(self._publication, settings):
+        self._running = running
+        for described in _configs(self._publication, running.within(self._settings)):
             self.control.reload(described)
         for index in np.linspace(0, len(self._rows) - 1, WARM_UP_REQUESTS).astype(int).tolist():
             self.client.predict([self._rows[index]])
@@ -65,7 +75,7 @@ class ServedArena:
         before = time.process_time()
         latency_ms, elapsed_s = Load(self.client, self._rows, clients, seconds).run(self._pool)
         turn = Turn(clients, latency_ms, elapsed_s, (time.process_time() - before) / elapsed_s)
-        self.measured.append((self._settings, turn))
+        self.measured.append((self._running, turn))
         return turn
 
 
@@ -122,4 +132,4 @@ def opened(export: Path, settings: Deploy, rows: Sequence[Row], most_clients: in
         stack.callback(control.close)
         # One pool for all turns: a new thread would be a new connection.
         pool = stack.enter_context(ThreadPoolExecutor(most_clients, thread_name_prefix="client"))
-        yield ServedArena(publication, control, client, [rows[at] for at in order], pool)
+        yield ServedArena(publication, settings, control, client, [rows[at] for at in order], pool)

@@ -24,7 +24,7 @@ from tldeploy.progress import say
 from tldeploy.recipe import Deploy
 from tldeploy.tasks.classification import Row
 from tldeploy.triton.fitting.arena import opened
-from tldeploy.triton.fitting.goals import Goal, batchings, fitted, layouts
+from tldeploy.triton.fitting.goals import Goal, Running, batchings, layouts
 from tldeploy.triton.fitting.race import Arena, Sweep, Turn, race, sweep
 from tldeploy.triton.fitting.verdict import Figures, Verdict, figures, judge, play
 
@@ -36,25 +36,25 @@ MEASURED_ON = ("cpu", "cores", "gpus")
 
 
 def search(
-    arena: Arena, default: Deploy, goal: Goal, *, cores: int, most_clients: int, seconds: float
-) -> tuple[Verdict, dict[Deploy, Sweep]]:
+    arena: Arena, default: Running, goal: Goal, *, cores: int, most_clients: int, most_rows: int, seconds: float
+) -> tuple[Verdict, dict[Running, Sweep]]:
     """The verdict in the given time, and the last sweep of everything that was raced. One turn may go beyond the time.
 
-    cores: for the workers. most_clients: at a time.
+    cores: for the workers. most_clients: at a time. most_rows: of a batch.
     """
     levels, end = goal.clients(most_clients), arena.now() + seconds
     first = sweep(arena, default, goal, levels, FIRST * seconds)
     tried = layouts(default, cores, goal)
     share = LAYOUTS if goal.aim == "throughput" else LAYOUTS + BATCHINGS
     say(f"deploy: {len(tried)} layouts are raced, for {share * seconds:.0f} s")
-    raced = {each.settings: each for each in race(arena, tried, goal, levels, share * seconds)}
+    raced = {each.running: each for each in race(arena, tried, goal, levels, share * seconds)}
     challengers = [*raced.values()][:1]
     base = challengers[0] if challengers else first
-    if others := batchings(default, base.settings, goal):
+    if others := batchings(default, base.running, goal, most_rows):
         say(f"deploy: {len(others)} ways to batch are raced, for {BATCHINGS * seconds:.0f} s")
-        again = race(arena, [base.settings, *others], goal, levels, BATCHINGS * seconds)
-        raced |= {each.settings: each for each in again}
-        challengers += [each for each in again[:1] if each.settings != base.settings]
+        again = race(arena, [base.running, *others], goal, levels, BATCHINGS * seconds)
+        raced |= {each.running: each for each in again}
+        challengers += [each for each in again[:1] if each.running != base.running]
     say(f"deploy: the best are measured anew with the recipe's settings, for {max(0.0, end - arena.now()):.0f} s")
     return judge(play(arena, first, challengers, goal, end - arena.now()), goal), raced
 
@@ -62,7 +62,7 @@ def search(
 def fit(
     export: Path,
     rows: Sequence[Row],
-    default: Deploy,
+    settings: Deploy,
     goal: Goal,
     *,
     about_rows: str,
@@ -74,18 +74,27 @@ def fit(
 ) -> Manifest:
     """Measure the export on a private server, and write `out`, an artifact of kind "serving".
 
-    rows: what clients send. most_clients: at the same time. about_rows: which rows they are, for the record.
+    settings: the recipe's. rows: what clients send. about_rows: which rows they are, for the record. most_clients: at
+    the same time.
     Raises QualityError where no settings surely hold the goal's p99, and ServerError.
     """
     exported, cores = artifacts.load(export, "export"), environment.usable_cores()
-    with opened(export, default, rows, most_clients) as arena:
+    with opened(export, settings, rows, most_clients) as arena:
         start = arena.now()
-        verdict, raced = search(arena, default, goal, cores=cores, most_clients=most_clients, seconds=seconds)
+        verdict, raced = search(
+            arena,
+            Running.of(settings),
+            goal,
+            cores=cores,
+            most_clients=most_clients,
+            most_rows=settings.max_batch_size,
+            seconds=seconds,
+        )
         took_s = arena.now() - start
     if not verdict.holds:
         fix = "allow a higher --p99, give more --tune-minutes, or deploy the recipe's settings without --tune"
         raise QualityError(f"find settings for {goal}", verdict.reason, fix)
-    choice = Choice(about="serving settings", value=fitted(verdict.chosen), reason=verdict.reason)
+    choice = Choice(about="serving settings", value=verdict.chosen.as_json(), reason=verdict.reason)
     record = {
         "goal": goal.as_json(),
         "rows": about_rows,
@@ -104,29 +113,29 @@ def fit(
             decisions=[choice],
             environment=environment.describe(),
             parents={"export": exported.sha256},
-            details={"good_for": _good_for(exported, default), "tuning": record},
+            details={"good_for": _good_for(exported, settings), "tuning": record},
         )
         return artifacts.seal(folder, manifest)
 
 
-def _candidates(verdict: Verdict, raced: dict[Deploy, Sweep], goal: Goal) -> Iterator[dict[str, Any]]:
+def _candidates(verdict: Verdict, raced: dict[Running, Sweep], goal: Goal) -> Iterator[dict[str, Any]]:
     """Those of the verdict by its samples, the others by their last turn in the race."""
     for each in verdict.judged:
-        yield _candidate(each.settings, "verdict", each.figures, each.gain)
-    judged = {each.settings for each in verdict.judged}
-    for settings, swept in raced.items():
-        if settings not in judged:
-            yield _candidate(settings, "race", figures([swept.best(goal)]), None)
+        yield _candidate(each.running, "verdict", each.figures, each.gain)
+    judged = {each.running for each in verdict.judged}
+    for running, swept in raced.items():
+        if running not in judged:
+            yield _candidate(running, "race", figures([swept.best(goal)]), None)
 
 
-def _candidate(settings: Deploy, by: str, measured: Figures, gain: Estimate | None) -> dict[str, Any]:
-    return {"settings": fitted(settings), "measured_in": by, **measured.as_json(), "gain": gain and gain.as_json()}
+def _candidate(running: Running, by: str, measured: Figures, gain: Estimate | None) -> dict[str, Any]:
+    return {"settings": running.as_json(), "measured_in": by, **measured.as_json(), "gain": gain and gain.as_json()}
 
 
-def _save_samples(path: Path, measured: Sequence[tuple[Deploy, Turn]]) -> None:
+def _save_samples(path: Path, measured: Sequence[tuple[Running, Turn]]) -> None:
     np.savez_compressed(
         path,
-        settings=np.array([json.dumps(fitted(settings)) for settings, _ in measured]),
+        settings=np.array([json.dumps(running.as_json()) for running, _ in measured]),
         clients=np.array([turn.clients for _, turn in measured]),
         elapsed_s=np.array([turn.elapsed_s for _, turn in measured]),
         client_share=np.array([turn.client_share for _, turn in measured]),

@@ -8,22 +8,37 @@ step has is tried with each. Batching is tried afterwards, with the best of thes
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from tldeploy.recipe import Deploy
 
-# (queue_delay_us, preferred_batch_sizes)
-BATCHINGS: tuple[tuple[int, tuple[int, ...]], ...] = (
-    (0, ()),
-    (500, ()),
-    (2000, ()),
-    (0, (4,)),
-    (2000, (4,)),
-    (2000, (8,)),
-)
-# In the order of tables.
-FITTED = ("instances", "threads", "step_instances", "queue_delay_us", "preferred_batch_sizes")
+Sizes = tuple[int, ...]
+
+# Delays and preferred sizes. Without a delay the sizes are a cap: what waits is sent in such batches.
+BATCHINGS: tuple[tuple[int, Sizes], ...] = ((0, ()), (500, ()), (2000, ()), (0, (4,)), (2000, (4,)), (2000, (8,)))
+
+
+@dataclass(frozen=True)
+class Running:
+    """How a model is run: what fitting decides of a recipe's deploy section, whose words these are."""
+
+    instances: int
+    threads: int | None
+    step_instances: int | None
+    queue_delay_us: int
+    preferred_batch_sizes: Sizes
+
+    @classmethod
+    def of(cls, settings: Deploy) -> Running:
+        return cls(**{field.name: getattr(settings, field.name) for field in fields(cls)})
+
+    def within(self, settings: Deploy) -> Deploy:
+        """All of the settings, with these."""
+        return Deploy.model_validate(settings.model_dump() | asdict(self))
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self) | {"preferred_batch_sizes": list(self.preferred_batch_sizes)}
 
 
 @dataclass(frozen=True)
@@ -51,21 +66,14 @@ class Goal:
         return [number for number in _doubled(most) if self.p99_ms or number == most]
 
 
-def fitted(settings: Deploy) -> dict[str, Any]:
-    """The settings that fitting decides, as a recipe has them."""
-    values = settings.model_dump(mode="json")
-    return {name: values[name] for name in FITTED}
-
-
-def layouts(default: Deploy, cores: int, goal: Goal) -> list[Deploy]:
+def layouts(default: Running, cores: int, goal: Goal) -> list[Running]:
     """The default in other numbers of instances and threads; a client that is alone gains by threads only."""
     if goal.aim == "latency":
-        alone = {"instances": 1, "step_instances": 1, "queue_delay_us": 0, "preferred_batch_sizes": ()}
-        return _others(default, (alone | {"threads": threads} for threads in _doubled(cores)))
+        return _others(default, (Running(1, threads, 1, 0, ()) for threads in _doubled(cores)))
     return _others(
         default,
         (
-            {"instances": instances, "threads": threads, "step_instances": step}
+            replace(default, instances=instances, threads=threads, step_instances=step)
             for instances in _doubled(cores)
             for threads in sorted({max(1, cores // instances), max(1, cores // instances // 2)}, reverse=True)
             for step in sorted({1, min(cores, max(2, instances))})
@@ -73,21 +81,20 @@ def layouts(default: Deploy, cores: int, goal: Goal) -> list[Deploy]:
     )
 
 
-def batchings(default: Deploy, layout: Deploy, goal: Goal) -> list[Deploy]:
+def batchings(default: Running, layout: Running, goal: Goal, max_batch_size: int) -> list[Running]:
     """The layout with other batching; none for a client that is alone."""
     if goal.aim == "latency":
         return []
     tried = (
-        {"queue_delay_us": delay, "preferred_batch_sizes": preferred}
+        replace(layout, queue_delay_us=delay, preferred_batch_sizes=preferred)
         for delay, preferred in BATCHINGS
-        if max((1, *preferred)) <= default.max_batch_size and delay / 1000 < (goal.p99_ms or float("inf"))
+        if max((1, *preferred)) <= max_batch_size and delay / 1000 < (goal.p99_ms or float("inf"))
     )
-    return [settings for settings in _others(default, tried, layout) if settings != layout]
+    return [running for running in _others(default, tried) if running != layout]
 
 
-def _others(default: Deploy, changes: Iterable[dict[str, Any]], base: Deploy | None = None) -> list[Deploy]:
-    made = dict.fromkeys((base or default).model_copy(update=change) for change in changes)
-    return [settings for settings in made if settings != default]
+def _others(default: Running, made: Iterable[Running]) -> list[Running]:
+    return [running for running in dict.fromkeys(made) if running != default]
 
 
 def _doubled(most: int) -> list[int]:

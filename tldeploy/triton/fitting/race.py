@@ -15,8 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tldeploy.recipe import Deploy
-from tldeploy.triton.fitting.goals import Goal
+from tldeploy.triton.fitting.goals import Goal, Running
 
 SHORTEST_S = 0.25
 
@@ -41,7 +40,7 @@ class Turn:
 class Arena(Protocol):
     """Where configurations are measured. serve: from now on, by fresh workers. now: seconds of its clock."""
 
-    def serve(self, settings: Deploy) -> None: ...
+    def serve(self, running: Running) -> None: ...
 
     def load(self, clients: int, seconds: float) -> Turn: ...
 
@@ -52,7 +51,7 @@ class Arena(Protocol):
 class Sweep:
     """One configuration under ascending numbers of clients; it ends with the first that surely breaks the goal."""
 
-    settings: Deploy
+    running: Running
     turns: tuple[Turn, ...]
 
     def best(self, goal: Goal) -> Turn:
@@ -78,26 +77,26 @@ def refuted(turn: Turn, goal: Goal) -> bool:
     return bool(slower and binom.sf(slower - 1, len(turn.latency_ms), 0.01) < 0.05)
 
 
-def turns(arena: Arena, settings: Deploy, levels: Sequence[int], seconds: float) -> Iterator[Turn]:
+def turns(arena: Arena, running: Running, levels: Sequence[int], seconds: float) -> Iterator[Turn]:
     """A turn for each number of clients. The seconds hold the start of the workers too."""
     end = arena.now() + seconds
-    arena.serve(settings)
+    arena.serve(running)
     for place, clients in enumerate(levels):
         yield arena.load(clients, max(SHORTEST_S, (end - arena.now()) / (len(levels) - place)))
 
 
-def sweep(arena: Arena, settings: Deploy, goal: Goal, levels: Sequence[int], seconds: float) -> Sweep:
+def sweep(arena: Arena, running: Running, goal: Goal, levels: Sequence[int], seconds: float) -> Sweep:
     found: list[Turn] = []
-    for turn in turns(arena, settings, levels, seconds):
+    for turn in turns(arena, running, levels, seconds):
         found.append(turn)
         if refuted(turn, goal):
             break
-    return Sweep(settings, tuple(found))
+    return Sweep(running, tuple(found))
 
 
-def race(arena: Arena, candidates: Sequence[Deploy], goal: Goal, levels: Sequence[int], seconds: float) -> list[Sweep]:
+def race(arena: Arena, candidates: Sequence[Running], goal: Goal, levels: Sequence[int], seconds: float) -> list[Sweep]:
     """The last sweep of each candidate that was reached, the winner's first."""
-    alive, last = list(candidates), dict[Deploy, Sweep]()
+    alive, last = list(candidates), dict[Running, Sweep]()
     draw = np.random.default_rng(0)
     phases = max(1, math.ceil(math.log2(max(1, len(alive)))))
     start = arena.now()
@@ -109,7 +108,7 @@ def race(arena: Arena, candidates: Sequence[Deploy], goal: Goal, levels: Sequenc
                 break
             swept.append(sweep(arena, alive[at], goal, levels, left / (len(alive) - place)))
         swept.sort(key=lambda found: found.score(goal), reverse=True)
-        newest = {found.settings: found for found in swept}
-        last = newest | {settings: found for settings, found in last.items() if settings not in newest}
-        alive = [found.settings for found in swept[: math.ceil(len(swept) / 2)]] or alive
+        newest = {found.running: found for found in swept}
+        last = newest | {running: found for running, found in last.items() if running not in newest}
+        alive = [found.running for found in swept[: math.ceil(len(swept) / 2)]] or alive
     return list(last.values())

@@ -3,7 +3,8 @@
 1. `play` measures them anew, and the default twice, in rounds whose order is drawn anew.
 2. `judge` goes by these samples alone. A challenger is better if surely (the whole 95 % interval over rounds) it is so
    by more than the default differs from itself.
-3. p99 holds only where its whole interval is at or below what was asked for, on ENOUGH requests.
+3. p99 holds only where its whole interval is at or below what was asked for, on as many requests as that takes: more
+   than independent ones, for those that wait in one queue are slow together.
 
 For throughput a round's ratio is that of rows a second; for latency it is every row's own, see measuring/statistics.py.
 """
@@ -17,15 +18,12 @@ from typing import Any
 import numpy as np
 
 from tldeploy.measuring.scenarios import blocks
-from tldeploy.measuring.statistics import Estimate, quantiles, speedup
-from tldeploy.recipe import Deploy
-from tldeploy.triton.fitting.goals import Goal
+from tldeploy.measuring.statistics import Estimate, fewest, percentiles, quantiles, speedup
+from tldeploy.triton.fitting.goals import Goal, Running
 from tldeploy.triton.fitting.race import Arena, Sweep, Turn, turns
 
-FEWEST_ROUNDS, ROUNDS = 5, 8  # of fewer no interval can be had
+FEWEST_ROUNDS, ROUNDS = fewest(0.5), 8  # of fewer no interval of the median can be had
 GOOD_TURN_S = 3.0  # shorter ones are mostly the start of the workers
-# With one request less, 95 % confidence that at most one in a hundred is slower cannot be had: 0.99^298 > 0.05.
-ENOUGH = 299
 BUSY = 0.8  # of a core; from about here Python's threads wait for one another, and not for the server
 GOOD = {"latency": "as fast", "throughput": "as many rows a second"}
 NAMES = ("the recipe's settings", "the best layout", "the best batching with it")
@@ -35,21 +33,25 @@ Turns = dict[int, list[Turn]]  # by the number of clients
 
 @dataclass(frozen=True)
 class Figures:
-    """What one configuration did with so many clients. client_share: as of a turn, the mean."""
+    """What one configuration did with so many clients.
+
+    needed: requests of this kind for an interval of p99 that has an upper end. client_share: as of a turn, the mean.
+    """
 
     clients: int
     rows_per_s: float
     p50_ms: Estimate
     p99_ms: Estimate
     requests: int
+    needed: int
     turns: int
     client_share: float
 
     def holds(self, goal: Goal) -> bool:
-        return goal.p99_ms is None or (self.requests >= ENOUGH and self.p99_ms.high <= goal.p99_ms)
+        return goal.p99_ms is None or (self.requests >= self.needed and self.p99_ms.high <= goal.p99_ms)
 
     def p99(self) -> str:
-        p99, few = self.p99_ms, f", which takes {ENOUGH}" if self.requests < ENOUGH else ""
+        p99, few = self.p99_ms, f", which takes {self.needed:,}" if self.requests < self.needed else ""
         return f"{p99.value:.1f} ms [{p99.low:.1f}, {p99.high:.1f}] on {self.requests:,} requests{few}"
 
     def as_json(self) -> dict[str, Any]:
@@ -62,7 +64,7 @@ class Contender:
     a second where p99 holds; where it never does, as came nearest to it."""
 
     name: str
-    settings: Deploy
+    running: Running
     copies: tuple[Turns, ...]
     best: Figures
 
@@ -76,7 +78,7 @@ class Contender:
 class Judged:
     """gain: how many times as good as the default; of the default, measured again, as itself. None: not known."""
 
-    settings: Deploy
+    running: Running
     figures: Figures
     gain: Estimate | None
 
@@ -85,7 +87,7 @@ class Judged:
 class Verdict:
     """holds: whether p99 does with what was chosen. judged: the default, then the challengers."""
 
-    chosen: Deploy
+    chosen: Running
     holds: bool
     reason: str
     judged: tuple[Judged, ...]
@@ -98,11 +100,12 @@ def figures(measured: Sequence[Turn]) -> Figures:
     for turn in measured:
         block.append(blocks(len(turn.latency_ms)) + before)
         before = int(block[-1][-1]) + 1
-    p50, p99 = quantiles(latency_ms, np.concatenate(block), [0.5, 0.99])
+    p50, p99 = quantiles(latency_ms, np.concatenate(block), [0.5, 0.99], queued=True)
+    needed = percentiles(latency_ms, np.concatenate(block), [0.99], queued=True)[0].needed
     elapsed_s = sum(turn.elapsed_s for turn in measured)
     share = sum(turn.client_share * turn.elapsed_s for turn in measured) / elapsed_s
     rate = len(latency_ms) / elapsed_s
-    return Figures(measured[0].clients, rate, p50, p99, len(latency_ms), len(measured), share)
+    return Figures(measured[0].clients, rate, p50, p99, len(latency_ms), needed, len(measured), share)
 
 
 def play(arena: Arena, default: Sweep, challengers: Sequence[Sweep], goal: Goal, seconds: float) -> list[Contender]:
@@ -118,10 +121,10 @@ def play(arena: Arena, default: Sweep, challengers: Sequence[Sweep], goal: Goal,
         for place, at in enumerate(draw.permutation(len(entries)).tolist()):
             each, kept = entries[at]
             left = (end - arena.now()) / ((rounds - done) * len(entries) - place)
-            for turn in turns(arena, each.settings, _clients(each, goal), left):
+            for turn in turns(arena, each.running, _clients(each, goal), left):
                 kept.setdefault(turn.clients, []).append(turn)
     return [
-        Contender(name, each.settings, own, _best(own, goal))
+        Contender(name, each.running, own, _best(own, goal))
         for name, each, own in zip(NAMES, swept, copies, strict=False)
     ]
 
@@ -156,8 +159,8 @@ def judge(contenders: Sequence[Contender], goal: Goal) -> Verdict:
         reasons.append("the clients were busier than the server, which could do more than they could ask")
     holds = standing.best.holds(goal)
     gains = [noise, *(_ratio(each.compared[0], default.compared, goal) if noise else None for each in challengers)]
-    judged = (Judged(each.settings, each.best, gain) for each, gain in zip(contenders, gains, strict=True))
-    return Verdict(standing.settings, holds, "; ".join(reasons) if holds else _least(contenders), tuple(judged))
+    judged = (Judged(each.running, each.best, gain) for each, gain in zip(contenders, gains, strict=True))
+    return Verdict(standing.running, holds, "; ".join(reasons) if holds else _least(contenders), tuple(judged))
 
 
 def _compare(of: Contender, to: Contender, floor: float | None, goal: Goal) -> tuple[bool, str]:
