@@ -50,7 +50,7 @@ from tldeploy.triton.log import causes, last_events
 from tldeploy.triton.process import Log, Process
 from tldeploy.triton.repository import Publication, all_published, check_path, golden
 from tldeploy.triton.server_options import server_options
-from tldeploy.triton.transaction import CONFIG_FILE, alone_with
+from tldeploy.triton.transaction import CONFIG_FILE, alone_with, can_hold_off
 from tldeploy.triton.watch import Watch
 from tldeploy.triton.workers import Workers
 
@@ -239,7 +239,7 @@ class Server:
     def _describe(self) -> None:
         """Tell publishers where it will be, if anything can be written beside the repository."""
         running.described(self.repository)  # removes what dead ones left
-        if running.make_place(self.repository, self.id):
+        if can_hold_off(self.repository) and running.make_place(self.repository, self.id):
             metrics = f"{self._inner.host}:{self._inner.metrics_port}"
             here = (self._inner_url, self.key, os.getpid(), socket.gethostname(), metrics)
             self.running = running.Running(str(self.repository), self.id, *here)

@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -41,6 +42,12 @@ Check = Callable[[Path], None]
 
 def _beside(repository: Path, what: str) -> Path:
     return repository.with_name(f".{repository.name}.{what}")
+
+
+def can_hold_off(repository: Path) -> bool:
+    """Whether this user may write the lock that publishers take."""
+    lock = _beside(repository, "lock")
+    return os.access(lock if lock.exists() else lock.parent, os.W_OK)
 
 
 @contextmanager
