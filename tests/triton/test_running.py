@@ -9,13 +9,14 @@ import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.tiny import MAX_LENGTH, ROWS, answer, make_tokenizer, write_export
+from tests.tiny import MAX_LENGTH, ROWS, answer, make_tokenizer
 from tests.triton.asking import Log, asking
 from tests.triton.test_repository import check_loadable
 from tests.triton.test_server import owner
@@ -24,6 +25,7 @@ from tldeploy.recipe import Deploy
 from tldeploy.runtime.triton import AsyncClient, Client
 from tldeploy.tasks.encoding import TextEncoder
 from tldeploy.triton import running
+from tldeploy.triton.canary import lifecycle
 from tldeploy.triton.following import Follower
 from tldeploy.triton.keeping import rollback, verify
 from tldeploy.triton.locks import locked
@@ -37,22 +39,6 @@ from tldeploy.triton.workers import Workers
 ONE, TWO = Deploy(keep_versions=1), Deploy(keep_versions=2)
 ROW = ROWS[0]
 MORE_LABELS = ("a", "b", "c", "d")
-
-
-@pytest.fixture(scope="module")
-def exports(tiny_export: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    place = tmp_path_factory.mktemp("exports")
-    other, wide = write_export(place / "other", seed=1), write_export(place / "wide", labels=MORE_LABELS, seed=2)
-    return {"tiny": tiny_export, "other": other, "wide": wide}
-
-
-@pytest.fixture
-def server(exports: dict[str, Path], tmp_path: Path) -> Iterator[Server]:
-    """It follows its repository, and has loaded version 1 of `tiny`."""
-    publish(exports["tiny"], tmp_path / "repo", "tiny", ONE)
-    ports = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
-    with Server(tmp_path / "repo", **ports, follows=True) as server:
-        yield server
 
 
 def one_of(log: Log, exports: dict[str, Path], *names: str) -> bool:
@@ -71,6 +57,11 @@ def live_answer(server: Server) -> list[float]:
     with Client(server.http_url, model="tiny") as client:
         found: list[float] = client.predict([ROW])[0].tolist()
     return found
+
+
+def served(server: Server, model: str) -> bool:
+    assert server.running is not None
+    return server.running.served_by(model) is not None
 
 
 def on_trial(server: Server) -> list[str]:
@@ -116,7 +107,7 @@ def test_clients_that_know_an_older_version_go_on(server: Server, exports: dict[
 
 def misdescribe(monkeypatch: pytest.MonkeyPatch, which: Callable[[str], bool]) -> None:
     """Let the server get a configuration that it refuses, the first time that such a model is loaded."""
-    load, done = Running._load, []
+    load, done = Running._load_as, []
 
     def misload(self: Running, described: Any) -> None:
         if which(described.name) and not done:
@@ -124,7 +115,7 @@ def misdescribe(monkeypatch: pytest.MonkeyPatch, which: Callable[[str], bool]) -
             described.input[0].data_type -= 1
         load(self, described)
 
-    monkeypatch.setattr(Running, "_load", misload)
+    monkeypatch.setattr(Running, "_load_as", misload)
 
 
 @pytest.mark.parametrize(
@@ -266,6 +257,35 @@ def test_a_server_that_nobody_told_looks_by_itself(
     assert on_trial(server) == []
 
 
+class RefusingSplits:
+    """Another server, which takes all but a splitting step."""
+
+    def settle(self, models: list[str]) -> None:
+        if "tiny.split" in models:
+            raise ServerError("serve it", "the other server refuses it", "look")
+
+    def __getattr__(self, name: str) -> Callable[..., bool]:
+        return lambda *given: True
+
+
+def test_what_another_server_refuses_is_taken_back_from_this_one(
+    server: Server, exports: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def both(*given: object) -> Iterator[list[object]]:
+        yield [server.running, RefusingSplits()]
+
+    monkeypatch.setattr(running, "held", both)
+    with asking(server.http_url, "tiny", [ROW], connections=2) as log:
+        with pytest.raises(ServerError, match="the other server refuses it"):
+            lifecycle.start(exports["other"], server.repository, "tiny", ONE, 0.5)
+        time.sleep(0.1)
+    assert log.errors == []
+    assert live_answer(server) == pytest.approx(answer(exports["tiny"], [ROW])[0], abs=1e-6)
+    assert not served(server, "tiny.split")
+    assert on_trial(server) == []
+
+
 def test_a_server_that_takes_a_connection_and_says_nothing_is_named(
     exports: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,13 +299,3 @@ def test_a_server_that_takes_a_connection_and_says_nothing_is_named(
         with pytest.raises(ServerError, match=f"the running server at {url} takes the connection"):
             publish(exports["other"], repository, "tiny", ONE)
     assert published(repository, "tiny").version == 1
-
-
-def test_a_server_without_a_place_beside_its_repository_still_serves(
-    exports: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    publish(exports["tiny"], tmp_path / "repo", "tiny", ONE)
-    monkeypatch.setattr(running, "folder_of", lambda repository, server: tmp_path / "nowhere" / "at all")
-    with Server(tmp_path / "repo", http_port=0, grpc_port=0, metrics_port=0, follows=True) as server:
-        assert server.running is None
-        assert live_answer(server) == pytest.approx(answer(exports["tiny"], [ROW])[0], abs=1e-6)

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tldeploy import artifacts
-from tldeploy.errors import ServerError, StorageError, TldeployError
+from tldeploy.errors import StorageError, TldeployError
+from tldeploy.triton import config
+from tldeploy.triton.canary import parts
+from tldeploy.triton.config import CONFIG_FILE
 from tldeploy.triton.keeping import check_served
-from tldeploy.triton.locks import locked
 from tldeploy.triton.repository import live_version
-from tldeploy.triton.running import Running
+from tldeploy.triton.running import Running, asked_by
 from tldeploy.triton.transaction import alone_with
 
 
@@ -23,40 +25,56 @@ class Follower:
 
     def __init__(self, server: Running, log: Callable[[str], None]) -> None:
         self._server, self._log = server, log
-        self._refused: set[tuple[str, int]] = set()
+        self._repository = Path(server.repository)
+        self._refused: set[tuple[str, int, parts.Canary | None]] = set()
+        self._known: set[str] = set()
 
     def look(self) -> list[str]:
-        """Take every live version that is not served yet; the names of those that were taken.
+        """Take what is live and not served so yet; the names of those that were taken.
 
         Nothing is done while another process publishes: it tells the server itself.
         """
-        repository, asked = Path(self._server.repository), "look for new versions"
+        asked = "look for new versions"
         try:
-            with alone_with(repository, asked, wait_s=0), locked(self._server.lock, asked, wait_s=0):
-                names = sorted({path.parent.parent.name for path in repository.glob(f"*/*/{artifacts.MANIFEST}")})
-                return [name for name in names if self._taken(repository, name)]
+            with alone_with(self._repository, asked, wait_s=0), self._server.hold(asked, wait_s=0):
+                names = {path.parent.parent.name for path in self._repository.glob(f"*/*/{artifacts.MANIFEST}")}
+                # A canary, which has a dot in its name, comes before what asks it.
+                taken = [name for name in sorted(names, key=lambda name: ("." not in name, name)) if self._taken(name)]
+                self._forget_what_is_gone()
+                return taken
         except StorageError:
             return []
         except (TldeployError, OSError) as error:
             self._log(f"new versions cannot be looked for: {error}")
             return []
 
-    def _taken(self, repository: Path, name: str) -> bool:
-        version = live_version(repository / name)
-        if version is None or (name, version) in self._refused or self._server.serves(name, version):
+    def _taken(self, name: str) -> bool:
+        version = live_version(self._repository / name)
+        if version is None:
             return False
-        self._log(f"{name}: version {version} is live in {repository}, and is loaded")
+        canary = parts.running(self._repository, name)
+        ensembles = [*([canary.stable_model] if canary else []), name]
+        described = [config.read(self._repository / ensemble / CONFIG_FILE) for ensemble in ensembles]
+        missing = [each for each in described if not self._server.serves(each)]
+        if not missing or (name, version, canary) in self._refused:
+            return False
+        self._log(f"{name}: version {version} is live in {self._repository}, and is loaded")
+        before = {model: self._server.served_by(model) for each in missing for model in asked_by(each)}
         try:
-            check_served(repository, name)
-            models = artifacts.read(repository / name / str(version), "deploy").details["models"]
-            try:
-                self._server.try_out(models, version, [repository])
-            except ServerError:
-                self._server.end_trial(models)
-                raise
-            self._server.settle(models)
+            check_served(self._repository, name)
+            for each in missing:
+                self._server.try_out(asked_by(each), version, [self._repository])
+                self._server.settle(asked_by(each))
         except (TldeployError, OSError) as error:
-            self._log(f"{name}: what was served stays: {error}")
-            self._refused.add((name, version))
+            outcome = "what was served stays" if self._server.go_back(before) else "it is served on trial"
+            self._log(f"{name}: {outcome}: {error}")
+            self._refused.add((name, version, canary))
             return False
         return True
+
+    def _forget_what_is_gone(self) -> None:
+        """Unload what another machine took away, unless something that was refused might still ask it."""
+        there = {path.parent.name for path in self._repository.glob(f"*/{CONFIG_FILE}")}
+        if not self._refused:
+            self._server.forget(sorted(self._known - there, reverse=True))
+        self._known = there

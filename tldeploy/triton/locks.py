@@ -17,13 +17,17 @@ PATIENT_S = 1.0
 
 
 @contextmanager
-def locked(path: Path, asked: str, wait_s: float) -> Iterator[None]:
+def locked(path: Path, asked: str, wait_s: float, new_folder: bool = True) -> Iterator[None]:
     """Hold the lock at `path`, waiting up to `wait_s` seconds for whoever holds it.
 
-    Raises StorageError, "cannot {asked}: …", when the other one does not finish in time.
+    new_folder: make its folder if there is none.
+
+    Raises StorageError, "cannot {asked}: …", when the other one does not finish in time, and FileNotFoundError when
+    there is no folder.
     """
     with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if new_folder:
+            path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
     try:
         _acquire(handle, path, asked, wait_s)

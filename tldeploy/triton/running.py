@@ -11,6 +11,8 @@ apart; and it is a second model repository of the server's, for models on trial.
    does not matter whether one configuration could describe both versions. If the server refuses, nothing has changed.
 3. `settle` loads the steps by their own names, as the repository describes them now, then the ensemble on top of
    these, and unloads the ones on trial.
+4. A server that stops first removes its description (`leave`), so that nobody tells it any more, then ends, and then
+   removes its folder.
 """
 
 from __future__ import annotations
@@ -21,13 +23,13 @@ import json
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tldeploy.artifacts import is_alive
-from tldeploy.errors import ServerError
+from tldeploy.errors import ServerError, StorageError
 from tldeploy.runtime.triton.address import key_headers
 from tldeploy.triton import config
 from tldeploy.triton.candidate import alone, lay_out
@@ -45,6 +47,9 @@ DESCRIPTION, LOCK = "server.json", "lock"
 # Loading a model may take as long as it does when a server starts.
 LOADS_WITHIN_S = 120.0
 ANSWERS_WITHIN_S = 30.0
+REMOVED_WITHIN_S = 10.0
+# Between making its folder and describing itself a server takes moments; to stop, some seconds.
+FORSAKEN_AFTER_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -79,43 +84,87 @@ class Running:
         """Whether it listens. Raises ServerError when it takes the connection and does not answer."""
         return bool(_id_at(self.url) == self.id)
 
-    def serves(self, ensemble: str, version: int) -> bool:
-        """Whether requests to `ensemble` are answered by that version, and by steps that are not on trial."""
+    def hold(self, asked: str, wait_s: float) -> contextlib.AbstractContextManager[None]:
+        """Keep others from changing it. Raises StorageError as `locked` does, FileNotFoundError when it has stopped."""
+        return locked(self.lock, asked, wait_s, new_folder=False)
+
+    def leave(self) -> None:
+        """From now on nobody tells it of other versions."""
+        (self.folder / DESCRIPTION).unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove its folder, when it has ended; whoever has it in hand for long leaves that to the next command."""
+        with contextlib.suppress(FileNotFoundError, StorageError), self.hold("stop serving", REMOVED_WITHIN_S):
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def serves(self, described: ModelConfig) -> bool:
+        """Whether requests to that ensemble are answered by the models and versions that its configuration pins."""
+        steps = (self.served_by(described.name) or {}).get("ensemble_scheduling", {}).get("step", [])
+        served = {(step["model_name"], int(step["model_version"])) for step in steps}
+        return served == {(step.model_name, step.model_version) for step in described.ensemble_scheduling.step}
+
+    def served_by(self, model: str) -> dict[str, Any] | None:
+        """The configuration that the model is served by now; None when it is not served."""
         with self._client() as client:
             try:
-                steps = client.get_model_config(ensemble)["ensemble_scheduling"]["step"]
-            except Exception:  # noqa: BLE001 — the client's errors are of many kinds; it does not serve it
-                return False
-        pinned = {(ON_TRIAL in step["model_name"], int(step["model_version"])) for step in steps}
-        return pinned == {(False, version)}
+                found: dict[str, Any] = client.get_model_config(model)
+                return found
+            except Exception:  # noqa: BLE001 — the client's errors are of many kinds
+                return None
 
     def try_out(self, models: Sequence[str], version: int, places: Sequence[Path]) -> None:
-        """Answer requests from that version, by steps on trial. Raises ServerError when the server refuses it.
+        """Answer requests from that version, by steps on trial.
 
         models: the steps, and the ensemble last. places: where the version's files are, see candidate.py.
+
+        Raises ServerError when the server refuses it, ArtifactError when files are missing.
         """
+        try:
+            self._try_out(models, version, places)
+        except OSError as error:
+            if not self._is_gone():  # then its folder is gone, too
+                found = f"its files cannot be put before the server at {self.url}: {error}"
+                raise ServerError(f"serve {models[-1]}", found, "free some space, or see who owns them") from error
+
+    def _try_out(self, models: Sequence[str], version: int, places: Sequence[Path]) -> None:
         *steps, ensemble = models
         for step in steps:
             name = f"{step}{ON_TRIAL}{version}"
             shutil.rmtree(self.folder / name, ignore_errors=True)
-            self._load(lay_out(step, version, places, self.folder, name))
+            self._load_as(lay_out(step, version, places, self.folder, name))
         described = alone(ensemble, version, places)
         for pinned in described.ensemble_scheduling.step:
             if pinned.model_name in steps:
                 pinned.model_name += f"{ON_TRIAL}{version}"
-        self._load(described)
+        self._load_as(described)
 
     def settle(self, models: Sequence[str]) -> None:
         """Answer requests from the models as the repository describes them. Raises ServerError when it refuses."""
         for model in models:
-            self._load(config.read(Path(self.repository) / model / CONFIG_FILE))
+            self._load_as(config.read(Path(self.repository) / model / CONFIG_FILE))
         self.end_trial(models)
 
     def end_trial(self, models: Sequence[str]) -> None:
-        for step in models[:-1]:
+        """Only when no ensemble asks the models on trial any more."""
+        for step in models:
             for trial in self.folder.glob(f"{step}{ON_TRIAL}*"):
                 self._unload(trial.name)
                 shutil.rmtree(trial, ignore_errors=True)
+
+    def go_back(self, before: Mapping[str, dict[str, Any] | None]) -> bool:
+        """Serve models by what `served_by` gave, steps first, and none on trial; whether the server can.
+
+        If not, as when a version's files are gone, those on trial answer on.
+        """
+        try:
+            for model, described in before.items():
+                if described and described != self.served_by(model):
+                    self._load(model, json.dumps(described))
+        except ServerError:
+            return False
+        self.forget([model for model, described in before.items() if not described])
+        self.end_trial([*before])
+        return True
 
     def forget(self, models: Sequence[str]) -> None:
         """Serve the models no longer."""
@@ -137,27 +186,30 @@ class Running:
             return any(each["name"] == model and each.get("state") in {"READY", "UNLOADING"} for each in found)
         return False
 
-    def _load(self, described: ModelConfig) -> None:
-        """By its configuration in words: that of a file is taken only if the file is newer than what is loaded."""
+    def _load_as(self, described: ModelConfig) -> None:
         from google.protobuf.json_format import MessageToJson
 
-        text = MessageToJson(described, preserving_proto_field_name=True)
+        self._load(described.name, MessageToJson(described, preserving_proto_field_name=True))
+
+    def _load(self, model: str, described: str) -> None:
+        """By its configuration in words: that of a file is taken only if the file is newer than what is loaded."""
         try:
             with self._client() as client:
-                client.load_model(described.name, headers=key_headers("http", self.key), config=text)
+                client.load_model(model, headers=key_headers("http", self.key), config=described)
         except Exception as error:
             if self._is_gone():  # then there is nobody to tell
                 return
-            found = f"the running server at {self.url} refuses {described.name}: {without_traceback(str(error))}"
-            raise ServerError(f"serve {described.name}", found, "look at the server's log") from error
+            found = f"the running server at {self.url} refuses {model}: {without_traceback(str(error))}"
+            raise ServerError(f"serve {model}", found, "look at the server's log") from error
 
     def _unload(self, model: str) -> None:
         with self._client() as client, contextlib.suppress(Exception):  # one that was never loaded
             client.unload_model(model, headers=key_headers("http", self.key))
 
     def _is_gone(self) -> bool:
+        """Or is about to be."""
         try:
-            return not self.answers()
+            return not (self.folder / DESCRIPTION).exists() or not self.answers()
         except ServerError:
             return False
 
@@ -188,14 +240,28 @@ def make_place(repository: Path, server_id: str) -> Path | None:
 def described(repository: Path) -> list[Running]:
     """The servers that some process of this machine runs, or is about to. What dead ones left is removed."""
     found: list[Running] = []
-    for file in sorted(repository.parent.glob(f".{repository.name}.serving-*/{DESCRIPTION}")):
-        with contextlib.suppress(OSError, ValueError, TypeError):  # it stops just now
-            server = Running(**{**json.loads(file.read_bytes()), "repository": str(repository)})
+    for folder in sorted(repository.parent.glob(f".{repository.name}.serving-*")):
+        try:
+            known = json.loads((folder / DESCRIPTION).read_bytes())
+            server = Running(**{**known, "repository": str(repository)})
+        except FileNotFoundError:
+            _remove_forsaken(folder)
+        except (OSError, ValueError, TypeError):  # another user's
+            continue
+        else:
             if server.machine == socket.gethostname() and not is_alive(server.pid):
                 shutil.rmtree(server.folder, ignore_errors=True)
             elif server.machine == socket.gethostname():
                 found.append(server)
     return found
+
+
+def _remove_forsaken(folder: Path) -> None:
+    """A folder without a description, unless its server is just starting or stopping, or somebody has it in hand."""
+    with contextlib.suppress(OSError, StorageError):
+        if time.time() - folder.stat().st_mtime > FORSAKEN_AFTER_S:
+            with locked(folder / LOCK, "remove what a server left", wait_s=0, new_folder=False):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def live(repository: Path) -> list[Running]:
@@ -210,10 +276,17 @@ def held(repository: Path, wait_s: float) -> Iterator[list[Running]]:
     Raises also StorageError, when another holds one for longer than `wait_s` seconds.
     """
     with contextlib.ExitStack() as stack:
-        servers = live(repository)
-        for server in servers:
-            stack.enter_context(locked(server.lock, f"tell the server at {server.url}", wait_s))
+        servers = []
+        for server in live(repository):
+            with contextlib.suppress(FileNotFoundError):  # it has just stopped
+                stack.enter_context(server.hold(f"tell the server at {server.url}", wait_s))
+                servers.append(server)
         yield servers
+
+
+def asked_by(ensemble: ModelConfig) -> list[str]:
+    """The models that an ensemble asks, and itself: in the order in which they are to be loaded."""
+    return [*dict.fromkeys(step.model_name for step in ensemble.ensemble_scheduling.step), ensemble.name]
 
 
 def _id_at(url: str) -> Any:

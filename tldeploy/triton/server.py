@@ -17,12 +17,12 @@ server that follows its repository takes what is published there meanwhile (runn
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import http.client
 import json
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -35,7 +35,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from tldeploy.errors import ServerError, UsageError
+from tldeploy.errors import ServerError, TldeployError, UsageError
 from tldeploy.runtime.triton import Client
 from tldeploy.tasks.classification import Row
 from tldeploy.triton import running
@@ -50,7 +50,7 @@ from tldeploy.triton.log import causes, last_events
 from tldeploy.triton.process import Log, Process
 from tldeploy.triton.repository import Publication, all_published, check_path, golden
 from tldeploy.triton.server_options import server_options
-from tldeploy.triton.transaction import CONFIG_FILE
+from tldeploy.triton.transaction import CONFIG_FILE, alone_with, can_hold_off
 from tldeploy.triton.watch import Watch
 from tldeploy.triton.workers import Workers
 
@@ -130,20 +130,42 @@ class Server:
         self.published = all_published(self.repository)
         if not any(self.repository.glob(f"*/{CONFIG_FILE}")):
             raise ServerError(f"serve {self.repository}", "no model is in it", "publish one with `tldeploy deploy`")
-        if not self.trusted and (unknown := check_served(self.repository)) and self._log:
-            self._log(f"not published by tldeploy, and served without hashes to check: {', '.join(unknown)}")
         self._take_ports()
         try:
             if self.follows:
                 self._describe()
-            self._start()
-            self._wait_until_ready()
-            self._check_golden_answers()
+            try:
+                self._serve()
+            except (TldeployError, OSError):
+                if not self._is_overtaken():
+                    raise
+                self._end()
+                self._serve()
             self._open_gate()
         except BaseException:
             self.stop()
             raise
         return self
+
+    def _serve(self) -> None:
+        """One that follows holds off publishers, who cannot tell it anything yet; see `_is_overtaken` for others."""
+        asked = f"serve {self.repository}"
+        with alone_with(self.repository, asked) if self.running else contextlib.nullcontext():
+            self.published = all_published(self.repository)
+            if not self.trusted and (unknown := check_served(self.repository)) and self._log:
+                self._log(f"not published by tldeploy, and served without hashes to check: {', '.join(unknown)}")
+            self._start()
+            self._wait_until_ready()
+            try:
+                self._check_golden_answers()
+            except OSError as error:
+                raise ServerError(asked, f"its files change: {error}", "run the same command again") from error
+
+    def _is_overtaken(self) -> bool:
+        """Whether another version has become live since the start began, and the files of this one may be gone."""
+        with contextlib.suppress(TldeployError):
+            return self.published != all_published(self.repository)
+        return False
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -181,7 +203,12 @@ class Server:
     def stop(self) -> None:
         """Stop the server, and wait until nothing of it is left."""
         if self.running is not None:
-            shutil.rmtree(self.running.folder, ignore_errors=True)
+            self.running.leave()
+        self._end()
+        if self.running is not None:
+            self.running.remove()
+
+    def _end(self) -> None:
         gate, self._gate_process = self._gate_process, None
         process, self._process = self._process, None
         if gate is not None:
@@ -214,11 +241,13 @@ class Server:
     def _describe(self) -> None:
         """Tell publishers where it will be, if anything can be written beside the repository."""
         running.described(self.repository)  # removes what dead ones left
-        if running.make_place(self.repository, self.id):
+        if can_hold_off(self.repository) and running.make_place(self.repository, self.id):
             metrics = f"{self._inner.host}:{self._inner.metrics_port}"
             here = (self._inner_url, self.key, os.getpid(), socket.gethostname(), metrics)
             self.running = running.Running(str(self.repository), self.id, *here)
             self.running.describe()
+        elif self._log:
+            self._log(f"nothing can be written beside {self.repository}: other versions are taken at a restart only")
 
     def _take_ports(self) -> None:
         given = {"http_port": self.http_port, "grpc_port": self.grpc_port, "metrics_port": self.metrics_port}

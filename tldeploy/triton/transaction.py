@@ -9,7 +9,7 @@
    LATER_CONFIG, which no longer name what the others have just let go; then the servers settle; at last old versions
    are pruned. It can be cut off anywhere and run again, which `recover` does. Whoever reads a repository calls
    `recover` first.
-4. If a server refuses, `_withdraw` puts everything back, the servers too.
+4. If a server or the file system refuses, `_withdraw` puts everything back, in the servers too.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ from pathlib import Path
 from typing import Any
 
 from tldeploy.artifacts import write_file
-from tldeploy.errors import ServerError, StorageError, storage_errors
+from tldeploy.errors import StorageError, TldeployError, storage_errors
 from tldeploy.progress import say
 from tldeploy.triton import config, running
-from tldeploy.triton.candidate import lay_out
+from tldeploy.triton.candidate import alone, lay_out, link
 from tldeploy.triton.locks import locked
 
 CONFIG_FILE, LATER_CONFIG = config.CONFIG_FILE, config.LATER_CONFIG
 # The lock is held while a version is checked and while servers load it: for as long as a large model takes to load,
 # some times over.
 LOCK_WAIT_S = 600.0
-_PLAN, _BEFORE = "plan.json", ".before"
+# What was committed is known by one of three names: as long as it is put in place, when it is, or when it is put back.
+_PLAN, _LIVE, _WITHDRAWN, _BEFORE = "plan.json", "live.json", "withdrawn.json", ".before"
 
 # Gets a repository with nothing but the version to be published, and raises what speaks against it.
 Check = Callable[[Path], None]
@@ -41,6 +42,12 @@ Check = Callable[[Path], None]
 
 def _beside(repository: Path, what: str) -> Path:
     return repository.with_name(f".{repository.name}.{what}")
+
+
+def can_hold_off(repository: Path) -> bool:
+    """Whether this user may write the lock that publishers take."""
+    lock = _beside(repository, "lock")
+    return os.access(lock if lock.exists() else lock.parent, os.W_OK)
 
 
 @contextmanager
@@ -51,8 +58,9 @@ def alone_with(repository: Path, asked: str, wait_s: float | None = None) -> Ite
     """
     wait_s = LOCK_WAIT_S if wait_s is None else wait_s
     with locked(_beside(repository, "lock"), asked, wait_s), storage_errors(repository):
-        if refusal := _apply(repository):
+        if refusal := _finish(repository):
             say(str(refusal))
+        shutil.rmtree(_beside(repository, "retired"), ignore_errors=True)  # what a killed `retire` left
         yield
 
 
@@ -91,25 +99,29 @@ def commit(
     keep: the versions that stay on disk, `version` among them.
     check: what it has to pass first.
 
-    Raises what the check raises, and ServerError when a running server refuses it; nothing has changed then.
+    Raises what the check raises, ServerError when a running server hangs or refuses it, and StorageError when the file
+    system does. Nothing has changed then; if the file system refuses that as well, the next command puts it back.
     """
     staging = _beside(repository, "staging")
     if check is not None:
         with _candidate(repository, staging, models, version) as candidate:
             check(candidate)
-    running.live(repository)  # one that hangs would be noticed when it is too late to leave everything as it is
-    plan = {
-        "models": list(models),
-        "version": version,
-        "keep": list(keep),
-        "new": [model for model in models if not (repository / model).exists()],
-        "added": [model for model in models if (staging / model / str(version)).exists()],
-        "files": [f"{model}/{path.name}" for model in models for path in _files(staging / model)],
-        "withdrawn": False,
-    }
-    write_file(staging / _PLAN, json.dumps(plan))
-    staging.rename(_beside(repository, "publishing"))
-    if refusal := _apply(repository):
+    with running.held(repository, LOCK_WAIT_S) as servers:  # one that hangs is noticed while nothing has changed
+        files = [f"{model}/{path.name}" for model in models for path in _files(staging / model)]
+        staged = [model for model in models if (staging / model / str(version)).exists()]
+        plan = {
+            "models": list(models),
+            "version": version,
+            "keep": list(keep),
+            "new": [model for model in models if not (repository / model).exists()],
+            "added": [model for model in staged if not (repository / model / str(version)).exists()],
+            "files": files,
+            "created": [place for place in files if not (repository / place).exists()],
+        }
+        write_file(staging / _PLAN, json.dumps(plan))
+        staging.rename(_beside(repository, "publishing"))
+        refusal = _apply(repository, servers)
+    if refusal:
         raise refusal
 
 
@@ -146,38 +158,50 @@ def recover(repository: Path) -> None:
             pass
 
 
-def _apply(repository: Path) -> ServerError | None:
-    """What a running server had against it; then everything is as it was before."""
-    publishing = _beside(repository, "publishing")
-    plan_file, refusal = publishing / _PLAN, None
-    if not publishing.exists():
+def _finish(repository: Path) -> TldeployError | None:
+    """Apply what was committed and cut off. Returns and raises as `_apply` does."""
+    if not _beside(repository, "publishing").exists():
         return None
-    if plan_file.exists():  # else all was done, but for removing the folder
-        plan = json.loads(plan_file.read_text(encoding="utf-8"))
-        with running.held(repository, LOCK_WAIT_S) as servers:
-            if not plan["withdrawn"]:
-                try:
-                    _go_live(repository, publishing, plan, servers)
-                except ServerError as error:
-                    asked = f"publish version {plan['version']} of {plan['models'][-1]}"
-                    fix = "what was served is served on, and the repository is as it was; look in the server's log"
-                    refusal = ServerError(asked, error.found, fix)
-                    plan["withdrawn"] = True
-                    write_file(plan_file, json.dumps(plan))
-            if plan["withdrawn"]:
-                _withdraw(repository, publishing, plan, servers)
-        plan_file.unlink()
+    with running.held(repository, LOCK_WAIT_S) as servers:
+        return _apply(repository, servers)
+
+
+def _apply(repository: Path, servers: list[running.Running]) -> TldeployError | None:
+    """What a server or the file system had against it; then everything is as it was before."""
+    publishing, refusal = _beside(repository, "publishing"), None
+    planned, withdrawn, live = (publishing / name for name in (_PLAN, _WITHDRAWN, _LIVE))
+    if planned.exists():
+        plan = json.loads(planned.read_bytes())
+        try:
+            _go_live(repository, publishing, plan, servers)
+            planned.rename(live)
+        except (TldeployError, OSError) as error:
+            planned.rename(withdrawn)  # a full disk has room for that
+            refusal = _refusal(plan, error)
+    if withdrawn.exists():
+        _withdraw(repository, publishing, json.loads(withdrawn.read_bytes()), servers)
+    elif live.exists():
+        _prune(repository, json.loads(live.read_bytes()))
     shutil.rmtree(publishing)
     return refusal
+
+
+def _refusal(plan: dict[str, Any], error: TldeployError | OSError) -> TldeployError:
+    asked = f"publish version {plan['version']} of {plan['models'][-1]}"
+    stays = "what was served is served on, and the repository is as it was"
+    if isinstance(error, TldeployError):
+        return type(error)(asked, error.found, f"{stays}; look in the server's log")
+    return StorageError(asked, f"the file system refuses it: {error}", f"{stays}; free some space, or see who owns it")
 
 
 def _go_live(repository: Path, publishing: Path, plan: dict[str, Any], servers: list[running.Running]) -> None:
     models: list[str] = plan["models"]
     repository.mkdir(parents=True, exist_ok=True)
     for model in models:
-        _place_version(publishing / model, repository / model)
+        _place_version(publishing / model, repository / model, publishing / _BEFORE / model)
+    pinned = alone(models[-1], plan["version"], [publishing, repository])
     for server in servers:
-        if not server.serves(models[-1], plan["version"]):  # as when what was cut off is done again
+        if not server.serves(pinned):  # as when what was cut off is done again
             server.try_out(models, plan["version"], [publishing, repository])
     for model in models:
         _place_files(publishing / model, repository / model, publishing / _BEFORE / model)
@@ -186,53 +210,68 @@ def _go_live(repository: Path, publishing: Path, plan: dict[str, Any], servers: 
             later.replace(repository / model / CONFIG_FILE)
     for server in servers:
         server.settle(models)
-    for model in models:
+
+
+def _prune(repository: Path, plan: dict[str, Any]) -> None:
+    for model in plan["models"]:
         for version in versions(repository / model):
             if version not in plan["keep"]:
-                shutil.rmtree(repository / model / str(version))
+                try:
+                    shutil.rmtree(repository / model / str(version))
+                except OSError as error:
+                    say(f"{model}/{version} is not needed any more, and cannot be removed: {error}")
 
 
 def _withdraw(repository: Path, publishing: Path, plan: dict[str, Any], servers: list[running.Running]) -> None:
+    """It can be cut off anywhere and run again, too: what is put back is not used up while it is needed."""
     models: list[str] = plan["models"]
     kept = [place for place in plan["files"] if place.partition("/")[0] not in plan["new"]]
     for place in sorted(kept, key=lambda place: place.endswith(CONFIG_FILE)):
         if (before := publishing / _BEFORE / place).exists():
-            before.replace(repository / place)
-        elif not (publishing / place).exists():
+            _copy(before, repository / place)
+        elif place in plan["created"]:
             (repository / place).unlink(missing_ok=True)
     for server in servers:
         try:
-            if models[-1] in plan["new"]:
-                server.forget(models)
-            else:
-                _take_back(repository, server, models)
-        except ServerError as error:
+            _take_back(repository, server, models, plan["new"])
+        except (TldeployError, OSError) as error:
             say(str(error))
     for model in models:
+        version = f"{model}/{plan['version']}"
         if model in plan["new"]:
             shutil.rmtree(repository / model, ignore_errors=True)
-        elif model in plan["added"]:
-            shutil.rmtree(repository / model / str(plan["version"]), ignore_errors=True)
+        elif model in plan["added"] or (publishing / _BEFORE / version).exists():
+            shutil.rmtree(repository / version, ignore_errors=True)
+        if (before := publishing / _BEFORE / version).exists():
+            before.replace(repository / version)
 
 
-def _take_back(repository: Path, server: running.Running, models: Sequence[str]) -> None:
-    version = config.read(repository / models[-1] / CONFIG_FILE).version_policy.specific.versions[-1]
-    if server.serves(models[-1], version):  # it never came further than trying
-        server.end_trial(models)
-    else:
-        server.try_out(models, version, [repository])
-        server.settle(models)
+def _take_back(repository: Path, server: running.Running, models: Sequence[str], new: Sequence[str]) -> None:
+    if models[-1] not in new:
+        described = config.read(repository / models[-1] / CONFIG_FILE)
+        asked = running.asked_by(described)  # by what is served again, which can ask other models than what was refused
+        if not server.serves(described):  # else it never came further than trying
+            server.try_out(asked, described.version_policy.specific.versions[-1], [repository])
+        server.settle([*(model for model in models if model not in {*new, *asked}), *asked])
+    server.forget([model for model in models if model in new])
+    server.end_trial(models)
 
 
-def _place_version(staged: Path, model: Path) -> None:
-    """A new model appears whole, by one rename; of an old one the new version, which its configuration hides as yet."""
+def _place_version(staged: Path, model: Path, before: Path) -> None:
+    """A new model appears whole, by one rename; of an old one the new version, which its configuration hides as yet.
+
+    before: where a folder that is in its place is kept, which a command that was killed can have left.
+    """
     if not staged.exists():
         return
     if not model.exists():
         staged.replace(model)
         return
-    for version in versions(staged):
-        (staged / str(version)).replace(model / str(version))
+    for version in map(str, versions(staged)):
+        if (model / version).exists():
+            before.mkdir(parents=True, exist_ok=True)
+            (model / version).replace(before / version)
+        (staged / version).replace(model / version)
 
 
 def _place_files(staged: Path, model: Path, before: Path) -> None:
@@ -240,8 +279,17 @@ def _place_files(staged: Path, model: Path, before: Path) -> None:
     for file in sorted(_files(staged), key=lambda path: path.name == CONFIG_FILE):
         if (model / file.name).exists() and not (before / file.name).exists():
             before.mkdir(parents=True, exist_ok=True)
-            os.link(model / file.name, before / file.name)
+            _copy(model / file.name, before / file.name)
         file.replace(model / file.name)
+
+
+def _copy(file: Path, to: Path) -> None:
+    """At once or not at all, and again if it was cut off."""
+    new = to.with_name(f"{to.name}.new")
+    new.unlink(missing_ok=True)
+    link(file, new)
+    new.replace(to)
+    new.unlink(missing_ok=True)  # a rename does nothing where both are one file already
 
 
 def _files(staged: Path) -> list[Path]:

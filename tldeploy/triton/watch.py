@@ -76,9 +76,8 @@ class Watch:
 
     def look(self) -> list[str]:
         """Ask every model; the names of those that were loaded again."""
-        alone = locked(self._lock, "watch the server", wait_s=0) if self._lock else contextlib.nullcontext()
         try:
-            with alone:
+            with self._alone():
                 self._configs = self._read_configs()
                 return [name for name in self._configs if self._replaced(name)]
         except StorageError:
@@ -86,6 +85,11 @@ class Watch:
         except Exception as error:  # noqa: BLE001 — the client's errors are of many kinds; the next look tries again
             self._log(f"the models cannot be watched yet: {error}")
             return []
+
+    def _alone(self) -> contextlib.AbstractContextManager[None]:
+        if self._lock is None:
+            return contextlib.nullcontext()
+        return locked(self._lock, "watch the server", wait_s=0, new_folder=False)
 
     def _read_configs(self) -> dict[str, dict[str, Any]]:
         """The configuration of every model that is ready, or was at an earlier look; ensembles last."""
