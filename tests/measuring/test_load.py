@@ -162,7 +162,7 @@ def test_the_process_makes_the_load_that_it_is_told_to(tiny_server: Triton, prot
 
 def test_shared_memory_is_asked_by_the_process_too(tiny_server: Triton) -> None:
     with (
-        Client(tiny_server.http_url, model="tiny", shared_memory=True) as client,
+        Client(tiny_server.http_url, model="tiny", shared_memory=True, key=tiny_server.key) as client,
         Generator(client, ["good"]) as generator,
     ):
         assert len(generator.open_loop(30, 0.5, seed=0).sent.due) == len(arrivals(30, 0.5, seed=0))

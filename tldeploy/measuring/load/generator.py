@@ -55,7 +55,7 @@ class Generator:
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, encoding="utf-8", process_group=0)
         texts = [row if isinstance(row, str) else row.decode() for row in rows]
         whom = {"url": client.url, "model": client.model, "protocol": client.protocol, "timeout_s": client.timeout_s}
-        self._tell({"client": whom, "shared_memory": client.shared_memory, "rows": texts})
+        self._tell({"client": whom, "shared_memory": client.shared_memory, "key": client.key, "rows": texts})
 
     def __enter__(self) -> Self:
         return self
@@ -157,7 +157,8 @@ async def _asking(about: dict[str, Any]) -> AsyncIterator[Ask]:
         return
     loop = asyncio.get_running_loop()
     # Memory is shared by the client that waits for its answer only: each request has a thread.
-    with Client(**about["client"], shared_memory=True) as waiting, ThreadPoolExecutor(MOST_UNANSWERED) as pool:
+    memory = {"shared_memory": True, "key": about["key"]}
+    with Client(**about["client"], **memory) as waiting, ThreadPoolExecutor(MOST_UNANSWERED) as pool:
         yield lambda rows: loop.run_in_executor(pool, waiting.predict, rows)
 
 

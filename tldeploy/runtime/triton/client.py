@@ -59,7 +59,7 @@ class Client:
         self._address = Address.of(url, protocol, timeout_s, ca, api_key)
         self.url, self.model, self.protocol, self.timeout_s = self._address.url, model, protocol, timeout_s
         self.name = f"triton {protocol}{' shared memory' if shared_memory else ''}"
-        self.shared_memory = shared_memory
+        self.shared_memory, self.key = shared_memory, key
         self._asked = f"call {model!r} at {self.url}"
         self._library = importlib.import_module(f"tritonclient.{protocol}")
         self._options = self._address.connection_options()
