@@ -54,7 +54,8 @@ NAME = "m"
 ROUNDS, SECONDS, CLIENTS, BATCH = 7, 2.5, 16, 8
 WARM_UP_SECONDS, LAG_S = 0.5, 0.3
 PROTOCOLS = ("http", "grpc", "shared memory")
-ALONE, IN_BATCHES, SERVED, OFF = "in-process, one at a time", "in-process, in batches of 8", "served", "served, batching off"
+ALONE, IN_BATCHES = "in-process, one at a time", "in-process, in batches of 8"
+SERVED, OFF = "served", "served, batching off"
 IMAGES, IMAGE_SIZE, PHOTO = 64, 224, (500, 375)
 ONE_THREAD = 'parameters { key: "intra_op_thread_count" value { string_value: "1" } }\n'
 
