@@ -4,8 +4,8 @@
    run on one thread.
 2. Two cores: the worker of the graph has one to itself; tritonserver, the worker of the step before and the clients,
    which are a process of their own, share the other. The in-process engines have the graph's core, and one thread.
-3. In-process, "one at a time": a row is encoded and run alone at its own length, then the next, by one thread. And "by
-   length": batches of eight rows of similar lengths, which only who knows all rows beforehand can make.
+3. In-process, "one at a time": a row is encoded and run alone at its own length, then the next, by one thread. And "in
+   batches": eight rows of similar lengths at a time, as only who knows all rows beforehand can take them.
 4. In each of ROUNDS rounds every engine is asked for SECONDS, in an order drawn anew. A ratio is of the rates within a
    round; what is reported is the median over rounds, with its bootstrap interval.
 5. Where the time goes: Triton's statistics of each step, with one client and by each protocol, and what the client
@@ -54,7 +54,8 @@ NAME = "m"
 ROUNDS, SECONDS, CLIENTS, BATCH = 7, 2.5, 16, 8
 WARM_UP_SECONDS, LAG_S = 0.5, 0.3
 PROTOCOLS = ("http", "grpc", "shared memory")
-ALONE, BY_LENGTH, SERVED, OFF = "in-process, one at a time", "in-process, by length", "served", "served, batching off"
+ALONE, IN_BATCHES = "in-process, one at a time", "in-process, in batches of 8"
+SERVED, OFF = "served", "served, batching off"
 IMAGES, IMAGE_SIZE, PHOTO = 64, 224, (500, 375)
 ONE_THREAD = 'parameters { key: "intra_op_thread_count" value { string_value: "1" } }\n'
 
@@ -270,7 +271,7 @@ def measure(subject: Subject, folder: Path) -> dict[str, Any]:
             time.sleep(LAG_S)
             return _parts(before, servers[SERVED].statistics(), float((times[:, 1] - times[:, 0]).mean() * 1000))
 
-        engines = _in_turns(load, [ALONE, BY_LENGTH, SERVED, OFF], draw)
+        engines = _in_turns(load, [ALONE, IN_BATCHES, SERVED, OFF], draw)
         return {"clients": CLIENTS, "engines": engines, "parts": _in_turns(parts, list(PROTOCOLS), draw)}
 
 
