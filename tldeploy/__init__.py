@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tldeploy.draft import init
     from tldeploy.pipeline import (
         bench,
+        capacity,
         deploy,
         export,
         fetch,
@@ -43,6 +44,7 @@ _HOMES = {
     **dict.fromkeys(
         (
             "bench",
+            "capacity",
             "deploy",
             "export",
             "fetch",
@@ -66,6 +68,7 @@ __all__ = [
     "Recipe",
     "bench",
     "canary",
+    "capacity",
     "deploy",
     "doctor",
     "export",

@@ -24,6 +24,7 @@ from tldeploy.progress import say
 from tldeploy.recipe import Export, Recipe
 
 if TYPE_CHECKING:
+    from tldeploy.benchmarking.capacity import Capacity
     from tldeploy.benchmarking.gate import Judged
     from tldeploy.exporting.explain import Explained
     from tldeploy.triton.fitting.goals import Goal
@@ -291,6 +292,27 @@ def gate(
     new, task = report(outcome), load_task(exported.task, recipe.path("onnx"), exported.labels)
     paired = paired_drop(older, outcome.folder, new, task)
     return outcome, judge(conditions, older.report, new, paired, any_machine=any_machine)
+
+
+def capacity(
+    recipe: RecipeLike, rates: Sequence[float], *, p99_ms: float | None = None, cost_per_hour: float | None = None
+) -> Capacity:
+    """How many replicas each traffic (requests a second) needs, by the report of the last bench; measures nothing.
+
+    p99_ms: what p99 must not be above; by default the bound that was measured, or else the recipe's. cost_per_hour: of
+    one replica. Raises ArtifactError without a report or a served engine in it, QualityError where nothing keeps it.
+    """
+    from tldeploy.benchmarking.capacity import Capacity, footing, measured_bound_ms, plan, remarks
+    from tldeploy.benchmarking.older import REPORT_JSON, read_report
+
+    recipe = _loaded(recipe)
+    path = recipe.path(REPORT_JSON)
+    found, _ = read_report(path, f"plan replicas by {path}", f"run `tldeploy bench {recipe.folder}` first")
+    if p99_ms is None:
+        p99_ms = measured_bound_ms(found) or recipe.bench.p99_ms
+    measured = footing(found, p99_ms)
+    plans = tuple(plan(measured, rate, cost_per_hour) for rate in rates)
+    return Capacity(measured, plans, remarks(measured, found))
 
 
 def run(recipe: RecipeLike, force: bool = False) -> list[Outcome]:

@@ -32,7 +32,19 @@ def read_older(path: Path) -> Older:
 
     All is read at once, as a run may be about to replace it. Raises ArtifactError for what is no report.
     """
-    asked, fix = f"compare with {path}", "give the report.json of an earlier `tldeploy bench`"
+    report, text = read_report(path, f"compare with {path}", "give the report.json of an earlier `tldeploy bench`")
+    artifact = path.parent / "bench"
+    copied = (artifact / REPORT_JSON).is_file() and (artifact / REPORT_JSON).read_bytes() == text
+    samples = (artifact if copied else path.parent) / SAMPLES
+    if not samples.is_file():
+        return Older(report, None, None)
+    with np.load(samples) as arrays:
+        place = arrays["engines"].tolist().index(report["reported"]["engine"])
+        return Older(report, arrays["truth"], arrays["probabilities"][place])
+
+
+def read_report(path: Path, asked: str, fix: str) -> tuple[Report, bytes]:
+    """A report.json, and its bytes. Raises ArtifactError, with what was asked and the fix, for what is no report."""
     try:
         text = path.read_bytes()
         report = json.loads(text)
@@ -43,15 +55,8 @@ def read_older(path: Path) -> Older:
     if not isinstance(report, dict) or not {"engines", "reported", "environment"} <= set(report):
         raise ArtifactError(asked, "it is not the report of a bench", fix)
     if report.get("schema_version", 0) > SCHEMA_VERSION:
-        raise ArtifactError(asked, "a newer tldeploy wrote it", "compare with that version of tldeploy")
-    artifact = path.parent / "bench"
-    copied = (artifact / REPORT_JSON).is_file() and (artifact / REPORT_JSON).read_bytes() == text
-    samples = (artifact if copied else path.parent) / SAMPLES
-    if not samples.is_file():
-        return Older(report, None, None)
-    with np.load(samples) as arrays:
-        place = arrays["engines"].tolist().index(report["reported"]["engine"])
-        return Older(report, arrays["truth"], arrays["probabilities"][place])
+        raise ArtifactError(asked, "a newer tldeploy wrote it", "use that version of tldeploy")
+    return report, text
 
 
 def paired_drop(older: Older, folder: Path, report: Report, task: Classification) -> Drop | None:

@@ -18,6 +18,7 @@ from tldeploy import __version__
 from tldeploy.cli import (
     bench,
     canary,
+    capacity,
     deploy,
     doctor,
     export,
@@ -60,7 +61,7 @@ Exit codes:
 Every verb takes --json: the last line of standard output is then one JSON object, also for an error.
 """
 VERBS = (
-    *(init, rank, run, fetch, find_rate, tune, search, export, deploy, serve, predict, bench),
+    *(init, rank, run, fetch, find_rate, tune, search, export, deploy, serve, predict, bench, capacity),
     *(manifests, lint, canary, rollback, trace, verify, doctor),
 )
 
