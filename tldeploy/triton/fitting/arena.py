@@ -122,6 +122,7 @@ def _configs(publication: Publication, settings: Deploy) -> Iterator[ModelConfig
 @contextlib.contextmanager
 def opened(export: Path, settings: Deploy, rows: Sequence[Row], most_clients: int) -> Iterator[ServedArena]:
     """Serve an export privately, and measure there. Clients send the rows in an order that is drawn once."""
+    settings = settings.model_copy(update={"warmup": False})  # rows warm each change up, in less time
     order = np.random.default_rng(SEED).permutation(len(rows)).tolist()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
