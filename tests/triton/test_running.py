@@ -97,7 +97,7 @@ def test_clients_that_know_an_older_version_go_on(server: Server, exports: dict[
             given = await client.predict_tensors(encoded(ROW))
             np.testing.assert_allclose(given, answer(exports["other"], [ROW]), atol=1e-6)
 
-    with Client(server.http_url, model="tiny", shared_memory=True) as client:
+    with Client(server.http_url, model="tiny", shared_memory=True, key=server.key) as client:
         asyncio.run(ask_on())
         publish(exports["wide"], server.repository, "tiny", Deploy(keep_versions=1, max_batch_size=2))
         np.testing.assert_allclose(client.predict_tensors(encoded(ROW)), answer(exports["wide"], [ROW]), atol=1e-6)
