@@ -38,7 +38,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("work") / "models" / NAME
     folder.mkdir(parents=True)
     recipe = (ROOT / "models" / NAME / "recipe.yaml").read_text(encoding="utf-8")
-    recipe = recipe.replace("bench:\n", f"bench:\n  seconds: 0.3\n  rows: {ROWS}\n")
+    recipe = recipe.replace("bench:\n", f"bench:\n  seconds: 0.3\n  rows: {ROWS}\n  scenarios: []\n")
     three = "export:\n  variants: [fp32, fused, int8-dynamic]\n  keep_all: true\n"
     (folder / "recipe.yaml").write_text(recipe.replace("export:\n", three), encoding="utf-8")
     stages = [outcome.stage for outcome in pipeline.run(folder)]

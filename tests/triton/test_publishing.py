@@ -20,6 +20,7 @@ def proved(script: str, *arguments: object) -> dict[str, object]:
     return found
 
 
+@pytest.mark.proof  # test_running.py asks while a version is published, too
 def test_under_load_every_request_is_answered_and_right(tmp_path: Path) -> None:
     found = proved("publish_busy", tmp_path, 2, 4, 0.02)
     assert (found["lost"], found["wrong"], found["examples"]) == (0, 0, [])
