@@ -59,14 +59,20 @@ class Follower:
         if not missing or (name, version, canary) in self._refused:
             return False
         self._log(f"{name}: version {version} is live in {self._repository}, and is loaded")
-        before = {model: self._server.served_by(model) for each in missing for model in asked_by(each)}
+        on_trial: list[str] = []
         try:
             check_served(self._repository, name)
             for each in missing:
                 self._server.try_out(asked_by(each), version, [self._repository])
-                self._server.settle(asked_by(each))
+                on_trial = asked_by(each)
+                self._server.settle(on_trial)
+                on_trial = []
         except (TldeployError, OSError) as error:
-            outcome = "what was served stays" if self._server.go_back(before) else "it is served on trial"
+            # Triton holds an ensemble whose steps are loaded again against its file, which is that of the new version:
+            # going back from here would lose requests, and those on trial answer right.
+            outcome = "it is served on trial" if on_trial else "what was served stays"
+            if not on_trial:
+                self._server.end_trial([model for each in missing for model in asked_by(each)])
             self._log(f"{name}: {outcome}: {error}")
             self._refused.add((name, version, canary))
             return False

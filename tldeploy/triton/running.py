@@ -23,7 +23,7 @@ import json
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -150,21 +150,6 @@ class Running:
             for trial in self.folder.glob(f"{step}{ON_TRIAL}*"):
                 self._unload(trial.name)
                 shutil.rmtree(trial, ignore_errors=True)
-
-    def go_back(self, before: Mapping[str, dict[str, Any] | None]) -> bool:
-        """Serve models by what `served_by` gave, steps first, and none on trial; whether the server can.
-
-        If not, as when a version's files are gone, those on trial answer on.
-        """
-        try:
-            for model, described in before.items():
-                if described and described != self.served_by(model):
-                    self._load(model, json.dumps(described))
-        except ServerError:
-            return False
-        self.forget([model for model, described in before.items() if not described])
-        self.end_trial([*before])
-        return True
 
     def forget(self, models: Sequence[str]) -> None:
         """Serve the models no longer."""
