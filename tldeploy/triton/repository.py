@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from tldeploy.tasks.classification import Row
 
 GOLDEN = "golden.json"
+# A file where Python would make a folder: workers leave nothing beside what was published, least of all the half of a
+# compiled module where the disk is full, which no later start could read.
+NO_BYTECODE = "__pycache__"
 
 
 @dataclass(frozen=True)
@@ -294,6 +297,7 @@ def _stage_step(model: Path, release: _Release) -> None:
     shutil.copyfile(step.encoder, folder / step.encoder.name)
     for file in step.files:
         shutil.copyfile(release.export / file, folder / file)
+    (folder / NO_BYTECODE).touch()
     _write_configs(
         model,
         release,

@@ -285,9 +285,7 @@ class Server:
         flags += [f"--cache-directory={home.caches}", *server_options(self.published, self.traced)]
         # A clean stop takes Triton three seconds. One that serves nobody and writes no traces is killed instead.
         patience_s = KILL_AFTER_S if self.follows or self.traced else 0
-        # Nothing is written beside what was published: least of all half a file, where the disk is full.
-        variables = {**home.variables, "PYTHONDONTWRITEBYTECODE": "1"}
-        self._process = Process([str(home.program), *flags], variables, patience_s, prefix, self._log)
+        self._process = Process([str(home.program), *flags], home.variables, patience_s, prefix, self._log)
 
     def _open_gate(self) -> None:
         if self.gate:
