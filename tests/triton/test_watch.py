@@ -70,8 +70,9 @@ def test_a_worker_that_hangs_is_replaced_and_one_that_is_busy_is_not(tmp_path: P
             assert [slept.result() for slept in busy] == [1.0] * 5
             before = workers.of("hanging")
             hung = pool.submit(sleep_there, server, 600)
-            assert watch.look() == []
-            assert watch.look() == ["hanging"]
+            replaced = [watch.look() for _ in range(4)]  # the first may be answered before that request is there
+            assert [] in replaced[:1]
+            assert replaced.count(["hanging"]) == 1
             with pytest.raises(InferenceServerException):
                 hung.result(30)
             assert sleep_there(server, 0) == 1.0
