@@ -37,6 +37,7 @@ def test_what_it_refuses_halfway_is_served_on_trial(
     assert said[-1].startswith("tiny: it is served on trial: ")
 
 
+@pytest.mark.proof  # half a minute
 def test_a_canary_that_nobody_told_of_is_followed(
     server: Server, exports: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

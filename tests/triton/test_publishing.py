@@ -28,7 +28,8 @@ def test_under_load_every_request_is_answered_and_right(tmp_path: Path) -> None:
     assert found["requests"] > 100
 
 
-@pytest.mark.parametrize("served", [1, pytest.param(0, marks=pytest.mark.proof)])
+@pytest.mark.proof  # test_transaction.py cuts publishers off at each step
+@pytest.mark.parametrize("served", [1, 0])
 def test_what_killed_publishers_leave_loads_and_answers_right(tmp_path: Path, served: int) -> None:
     found = proved("publish_killed", tmp_path, 2, 2, served, 0)
     assert (found["killed"], found["lost"], found["faults"]) == (2, 0, [])
