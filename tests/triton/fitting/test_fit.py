@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tritonclient.http import InferenceServerClient
 
 from tests.tiny import answer
 from tldeploy import artifacts
@@ -32,8 +33,8 @@ def test_the_server_serves_each_configuration_in_turn_and_answers_alike(tiny_exp
             assert turn.client_share > 0
             for text, probabilities in zip(TEXTS, expected, strict=True):
                 np.testing.assert_allclose(arena.client.predict([text])[0], probabilities, atol=1e-6)
-            graph = arena.control.configuration("fitted.graph")
-            step = arena.control.configuration("fitted.tokenize")
+            with InferenceServerClient(arena.client.url) as server:
+                graph, step = map(server.get_model_config, ("fitted.graph", "fitted.tokenize"))
             assert graph["instance_group"][0]["count"] == running.instances
             assert step["instance_group"][0]["count"] == (running.step_instances or running.instances)
             assert graph.get("parameters", {}).get("intra_op_thread_count", {}).get("string_value") == (

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -100,11 +100,6 @@ class Control:
         except Exception as error:
             fix = "free some memory, or lower deploy.instances"
             raise ServerError(f"measure {described.name} with other settings", str(error), fix) from error
-
-    def configuration(self, model: str) -> dict[str, Any]:
-        """What the server now serves a model by."""
-        found: dict[str, Any] = self._client.get_model_config(model)
-        return found
 
     def close(self) -> None:
         self._client.close()
