@@ -158,10 +158,16 @@ def in_process(batch: int, start: int, seconds: float) -> float:
     return IN_PROCESS.rate(batch, start, seconds)
 
 
-def ask(url: str, protocol: str, clients: int, start: int, seconds: float) -> list[tuple[float, float]]:
+def ask(
+    url: str, key: str | None, protocol: str, clients: int, start: int, seconds: float
+) -> list[tuple[float, float]]:
     """When each request was sent and answered: `clients` threads, each sending the next row when it is answered."""
     rows, ready = InProcess.subject.rows, Barrier(clients)
-    shared = {"protocol": "http", "shared_memory": True} if protocol == "shared memory" else {"protocol": protocol}
+    shared = (
+        {"protocol": "http", "shared_memory": True, "key": key}
+        if protocol == "shared memory"
+        else {"protocol": protocol}
+    )
 
     def client(number: int) -> list[tuple[float, float]]:
         times, row = [], start + number
@@ -190,8 +196,9 @@ class Served:
             for thread in Path(f"/proc/{process}/task").iterdir():
                 os.sched_setaffinity(int(thread.name), {core})
 
-    def url(self, protocol: str) -> str:
-        return self.server.grpc_url if protocol == "grpc" else self.server.http_url
+    def address(self, protocol: str) -> tuple[str, str | None, str]:
+        """The URL, the key that shared memory wants, and the protocol."""
+        return self.server.grpc_url if protocol == "grpc" else self.server.http_url, self.server.key, protocol
 
     def statistics(self) -> dict[str, dict[str, int]]:
         """By model: rows, executions, and ns spent in each part, since the start."""
@@ -229,7 +236,7 @@ def serving(subject: Subject, folder: Path, batching: bool, cores: Sequence[int]
     for file in folder.glob(f"{NAME}.*/config.pbtxt"):
         written = file.read_text(encoding="utf-8") + (ONE_THREAD if file.parent.name.endswith("graph") else "")
         file.write_text(written if batching else re.sub(r"dynamic_batching \{.*?\}", "", written, flags=re.DOTALL))
-    with Server(folder, http_port=0, grpc_port=0, metrics_port=0) as server:
+    with Server(folder, http_port=0, grpc_port=0, metrics_port=0, trusted=True) as server:
         yield Served(server, *cores)
 
 
@@ -253,7 +260,7 @@ def measure(subject: Subject, folder: Path) -> dict[str, Any]:
             if name not in servers:
                 return {"rate": own.submit(in_process, 1 if name == ALONE else BATCH, start, seconds).result()}
             before = servers[name].statistics()
-            times = _answered(others.submit(ask, servers[name].url("grpc"), "grpc", CLIENTS, start, seconds))
+            times = _answered(others.submit(ask, *servers[name].address("grpc"), CLIENTS, start, seconds))
             time.sleep(LAG_S)
             after = servers[name].statistics()
             made = [after["graph"][count] - before["graph"][count] for count in ("rows", "executions")]
@@ -267,7 +274,7 @@ def measure(subject: Subject, folder: Path) -> dict[str, Any]:
 
         def parts(protocol: str, start: int, seconds: float) -> dict[str, float]:
             before = servers[SERVED].statistics()
-            times = _answered(others.submit(ask, servers[SERVED].url(protocol), protocol, 1, start, seconds))
+            times = _answered(others.submit(ask, *servers[SERVED].address(protocol), 1, start, seconds))
             time.sleep(LAG_S)
             return _parts(before, servers[SERVED].statistics(), float((times[:, 1] - times[:, 0]).mean() * 1000))
 
