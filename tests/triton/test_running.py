@@ -134,10 +134,12 @@ def test_what_a_running_server_refuses_is_withdrawn_everywhere(
     assert log.errors == []
     assert one_of(log, exports, *["tiny"] if "trial" in refused else ["tiny", name])
     assert contents(server.repository) == before
-    assert {path.name for path in server.repository.parent.glob(".repo.*")} == {".repo.lock", server_folder(server)}
+    left = {path.name for path in server.repository.parent.glob(".repo.*")}
+    assert left == {".repo.lock", ".repo.withdrawn", server_folder(server)}
     assert live_answer(server) == pytest.approx(answer(exports["tiny"], [ROW])[0], abs=1e-6)
     assert on_trial(server) == []
-    assert publish(exports["other"], server.repository, "tiny", ONE).version == 2
+    # The server may have kept answers of what it refused in the end: that number is not given to anything else.
+    assert publish(exports["other"], server.repository, "tiny", ONE).version == 3
 
 
 def test_a_new_model_is_served_as_well_and_gone_again_when_it_is_refused(

@@ -18,7 +18,7 @@ import base64
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,7 @@ from tldeploy.triton.canary.parts import canary_of, running
 from tldeploy.triton.config import LABELS_FILE, Signature
 from tldeploy.triton.lint.graph import external_files
 from tldeploy.triton.steps import Step, step_of
-from tldeploy.triton.transaction import CONFIG_FILE, LATER_CONFIG, Check, begin, commit, recover, versions
+from tldeploy.triton.transaction import CONFIG_FILE, LATER_CONFIG, Check, begin, commit, next_version, recover, versions
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -167,10 +167,6 @@ def refuse_beside_a_canary(repository: Path, name: str, asked: str) -> None:
     if running(repository, name):
         fix = f"run `tldeploy canary {name} --promote` or `--drop` first"
         raise UsageError(asked, "a canary answers a share of its requests, compared with what is live now", fix)
-
-
-def next_version(repository: Path, models: Sequence[str]) -> int:
-    return 1 + max((0, *(version for model in models for version in versions(repository / model))))
 
 
 def kept_versions(repository: Path, name: str, version: int, count: int) -> list[int]:

@@ -30,16 +30,15 @@ from typing import TYPE_CHECKING, Any
 
 from tldeploy.artifacts import is_alive
 from tldeploy.errors import ServerError, StorageError
-from tldeploy.runtime.triton.address import key_headers
 from tldeploy.triton import config
 from tldeploy.triton.candidate import alone, lay_out
 from tldeploy.triton.config import CONFIG_FILE
+from tldeploy.triton.control import ModelControl
 from tldeploy.triton.locks import locked
 from tldeploy.triton.log import without_traceback
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
-    from tritonclient.http import InferenceServerClient
 
 # In the name of a step on trial, before its version.
 ON_TRIAL = ".on-trial-"
@@ -105,9 +104,9 @@ class Running:
 
     def served_by(self, model: str) -> dict[str, Any] | None:
         """The configuration that the model is served by now; None when it is not served."""
-        with self._client() as client:
+        with self._control() as control:
             try:
-                found: dict[str, Any] = client.get_model_config(model)
+                found: dict[str, Any] = control.client.get_model_config(model)
                 return found
             except Exception:  # noqa: BLE001 — the client's errors are of many kinds
                 return None
@@ -166,30 +165,26 @@ class Running:
                 time.sleep(0.05)
 
     def _holds(self, model: str) -> bool:
-        with self._client() as client, contextlib.suppress(Exception):  # the server has gone
-            found = client.get_model_repository_index(headers=key_headers("http", self.key))
-            return any(each["name"] == model and each.get("state") in {"READY", "UNLOADING"} for each in found)
+        with self._control() as control, contextlib.suppress(Exception):  # the server has gone
+            return any(
+                each["name"] == model and each.get("state") in {"READY", "UNLOADING"} for each in control.index()
+            )
         return False
 
     def _load_as(self, described: ModelConfig) -> None:
-        from google.protobuf.json_format import MessageToJson
-
-        self._load(described.name, MessageToJson(described, preserving_proto_field_name=True))
-
-    def _load(self, model: str, described: str) -> None:
         """By its configuration in words: that of a file is taken only if the file is newer than what is loaded."""
         try:
-            with self._client() as client:
-                client.load_model(model, headers=key_headers("http", self.key), config=described)
+            with self._control() as control:
+                control.load_as(described)
         except Exception as error:
             if self._is_gone():  # then there is nobody to tell
                 return
-            found = f"the running server at {self.url} refuses {model}: {without_traceback(str(error))}"
-            raise ServerError(f"serve {model}", found, "look at the server's log") from error
+            found = f"the running server at {self.url} refuses {described.name}: {without_traceback(str(error))}"
+            raise ServerError(f"serve {described.name}", found, "look at the server's log") from error
 
     def _unload(self, model: str) -> None:
-        with self._client() as client, contextlib.suppress(Exception):  # one that was never loaded
-            client.unload_model(model, headers=key_headers("http", self.key))
+        with self._control() as control, contextlib.suppress(Exception):  # one that was never loaded
+            control.unload(model)
 
     def _is_gone(self) -> bool:
         """Or is about to be."""
@@ -198,14 +193,8 @@ class Running:
         except ServerError:
             return False
 
-    @contextlib.contextmanager
-    def _client(self) -> Iterator[InferenceServerClient]:
-        from tritonclient.http import InferenceServerClient
-
-        with InferenceServerClient(
-            self.url, connection_timeout=LOADS_WITHIN_S, network_timeout=LOADS_WITHIN_S
-        ) as client:
-            yield client
+    def _control(self) -> ModelControl:
+        return ModelControl(self.url, self.key, LOADS_WITHIN_S)
 
 
 def folder_of(repository: Path, server_id: str) -> Path:

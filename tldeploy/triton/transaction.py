@@ -9,7 +9,8 @@
    LATER_CONFIG, which no longer name what the others have just let go; then the servers settle; at last old versions
    are pruned. It can be cut off anywhere and run again, which `recover` does. Whoever reads a repository calls
    `recover` first.
-4. If a server or the file system refuses, `_withdraw` puts everything back, in the servers too.
+4. If a server or the file system refuses, `_withdraw` puts everything back, in the servers too. Its number is never
+   given again: a server that keeps answers (`deploy.cache_mb`) keeps them by name and number.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,21 @@ Check = Callable[[Path], None]
 
 def _beside(repository: Path, what: str) -> Path:
     return repository.with_name(f".{repository.name}.{what}")
+
+
+def next_version(repository: Path, models: Sequence[str]) -> int:
+    """One more than any number that the models, the last of which is the ensemble, have or had before a server."""
+    known = (version for model in models for version in versions(repository / model))
+    return 1 + max((_withdrawn_versions(repository).get(models[-1], 0), *known))
+
+
+def _withdrawn_versions(repository: Path) -> dict[str, int]:
+    """By ensemble, the highest number that was withdrawn from a running server."""
+    try:
+        found: dict[str, int] = json.loads(_beside(repository, "withdrawn").read_bytes())
+        return found
+    except FileNotFoundError:
+        return {}
 
 
 def can_hold_off(repository: Path) -> bool:
@@ -225,6 +241,11 @@ def _prune(repository: Path, plan: dict[str, Any]) -> None:
 def _withdraw(repository: Path, publishing: Path, plan: dict[str, Any], servers: list[running.Running]) -> None:
     """It can be cut off anywhere and run again, too: what is put back is not used up while it is needed."""
     models: list[str] = plan["models"]
+    if servers and plan["added"]:
+        known = _withdrawn_versions(repository)
+        known[models[-1]] = max(known.get(models[-1], 0), plan["version"])
+        with suppress(StorageError):  # a full disk does not keep anything from being put back
+            write_file(_beside(repository, "withdrawn"), json.dumps(known))
     kept = [place for place in plan["files"] if place.partition("/")[0] not in plan["new"]]
     for place in sorted(kept, key=lambda place: place.endswith(CONFIG_FILE)):
         if (before := publishing / _BEFORE / place).exists():

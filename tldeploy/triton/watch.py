@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from tldeploy.errors import StorageError
-from tldeploy.runtime.triton.address import key_headers
+from tldeploy.triton.control import ModelControl
 from tldeploy.triton.keeping import check_served
 from tldeploy.triton.locks import locked
 from tldeploy.triton.running import ON_TRIAL
@@ -56,14 +56,10 @@ class Watch:
         patience_s: float = PATIENCE_S,
         lock: Path | None = None,
     ) -> None:
-        import tritonclient.http
-
-        self._client = tritonclient.http.InferenceServerClient(
-            url, connection_timeout=patience_s, network_timeout=patience_s
-        )
+        self._control = ModelControl(url, key, patience_s)
+        self._client = self._control.client
         self._workers, self._lock, self._log = workers, lock, log
         self._silent: dict[str, int] = {}
-        self._headers = key_headers("http", key)
         self._configs: dict[str, dict[str, Any]] = {}
 
     def __enter__(self) -> Watch:
@@ -72,7 +68,7 @@ class Watch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._client.close()
+        self._control.__exit__(kind, error, trace)
 
     def look(self) -> list[str]:
         """Ask every model; the names of those that were loaded again."""
@@ -93,7 +89,7 @@ class Watch:
 
     def _read_configs(self) -> dict[str, dict[str, Any]]:
         """The configuration of every model that is ready, or was at an earlier look; ensembles last."""
-        found = self._client.get_model_repository_index(headers=self._headers)
+        found = self._control.index()
         there = {model["name"] for model in found if ON_TRIAL not in model["name"]}
         ready = {model["name"] for model in found if model.get("state") == "READY"}
         configs = {name: config for name, config in self._configs.items() if name in there}
@@ -112,8 +108,8 @@ class Watch:
         try:
             check_served(self._workers.repository, name)
             if DEAD in reason:
-                self._client.unload_model(name, headers=self._headers)
-            self._client.load_model(name, headers=self._headers)
+                self._control.unload(name)
+            self._control.load(name)
         except Exception as error:  # noqa: BLE001 — as above
             self._log(f"{name} could not be loaded: {error}")
             return False

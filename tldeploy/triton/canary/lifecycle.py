@@ -30,13 +30,12 @@ from tldeploy.triton.locks import locked
 from tldeploy.triton.repository import (
     Publication,
     kept_versions,
-    next_version,
     publish,
     published,
     refuse_beside_a_canary,
     staged_files,
 )
-from tldeploy.triton.transaction import LOCK_WAIT_S, Check, begin, commit, recover, retire, versions
+from tldeploy.triton.transaction import LOCK_WAIT_S, Check, begin, commit, next_version, recover, retire, versions
 
 
 def start(

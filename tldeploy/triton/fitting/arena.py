@@ -23,9 +23,9 @@ from tldeploy.measuring.scenarios import Load
 from tldeploy.measuring.scenarios.turns import SEED
 from tldeploy.recipe import Deploy
 from tldeploy.runtime.triton import Client
-from tldeploy.runtime.triton.address import key_headers
 from tldeploy.tasks.classification import Row
 from tldeploy.triton import config
+from tldeploy.triton.control import ModelControl
 from tldeploy.triton.fitting.goals import Running
 from tldeploy.triton.fitting.race import Turn
 from tldeploy.triton.repository import Publication, publish
@@ -49,12 +49,12 @@ class ServedArena:
         self,
         publication: Publication,
         settings: Deploy,
-        control: Control,
+        control: ModelControl,
         client: Client,
         rows: Sequence[Row],
         pool: ThreadPoolExecutor,
     ) -> None:
-        self.control, self.client = control, client
+        self._control, self.client = control, client
         self._publication, self._settings, self._rows, self._pool = publication, settings, rows, pool
         self._running = Running.of(settings)
         self.measured: list[tuple[Running, Turn]] = []
@@ -66,9 +66,17 @@ class ServedArena:
         """Raises ServerError when the server cannot load the models so."""
         self._running = running
         for described in _configs(self._publication, running.within(self._settings)):
-            self.control.reload(described)
+            self._reload(described)
         for index in np.linspace(0, len(self._rows) - 1, WARM_UP_REQUESTS).astype(int).tolist():
             self.client.predict([self._rows[index]])
+
+    def _reload(self, described: ModelConfig) -> None:
+        try:
+            self._control.unload(described.name)
+            self._control.load_as(described)
+        except Exception as error:
+            fix = "free some memory, or lower deploy.instances"
+            raise ServerError(f"measure {described.name} with other settings", str(error), fix) from error
 
     def load(self, clients: int, seconds: float) -> Turn:
         """Raises whatever error a client meets."""
@@ -77,32 +85,6 @@ class ServedArena:
         turn = Turn(clients, latency_ms, elapsed_s, (time.process_time() - before) / elapsed_s)
         self.measured.append((self._running, turn))
         return turn
-
-
-class Control:
-    """Model control of a server that is ours."""
-
-    def __init__(self, server: Server) -> None:
-        import tritonclient.http
-
-        timeouts = {"connection_timeout": READY_WITHIN_S, "network_timeout": READY_WITHIN_S}
-        self._client = tritonclient.http.InferenceServerClient(server.http_url, **timeouts)
-        self._headers = key_headers("http", server.key)
-
-    def reload(self, described: ModelConfig) -> None:
-        """Load a model with another configuration than its folder has. Raises ServerError when that is refused."""
-        from google.protobuf.json_format import MessageToJson
-
-        text = MessageToJson(described, preserving_proto_field_name=True)
-        try:
-            self._client.unload_model(described.name, headers=self._headers)
-            self._client.load_model(described.name, headers=self._headers, config=text)
-        except Exception as error:
-            fix = "free some memory, or lower deploy.instances"
-            raise ServerError(f"measure {described.name} with other settings", str(error), fix) from error
-
-    def close(self) -> None:
-        self._client.close()
 
 
 def _configs(publication: Publication, settings: Deploy) -> Iterator[ModelConfig]:
@@ -124,8 +106,7 @@ def opened(export: Path, settings: Deploy, rows: Sequence[Row], most_clients: in
         publication = publish(export, folder / "repository", NAME, settings)
         server = stack.enter_context(Server(folder / "repository", http_port=0, grpc_port=0, metrics_port=0))
         client = stack.enter_context(Client(server.http_url, model=NAME))
-        control = Control(server)
-        stack.callback(control.close)
+        control = stack.enter_context(ModelControl(server.http_url, server.key, READY_WITHIN_S))
         # One pool for all turns: a new thread would be a new connection.
         pool = stack.enter_context(ThreadPoolExecutor(most_clients, thread_name_prefix="client"))
         yield ServedArena(publication, settings, control, client, [rows[at] for at in order], pool)
