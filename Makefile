@@ -6,12 +6,13 @@ BIN := .venv/bin
 READY := .venv/.ready
 NAME := review-sentiment
 
-.PHONY: help demo test check lock clean
+.PHONY: help demo test check bench-gpu lock clean
 
 help:
 	@echo 'make demo    the main job on real data: tune, export, deploy, bench, and an answer from a running server'
 	@echo 'make test    the tests, with the real server'
 	@echo 'make check   ruff, mypy --strict, import contracts'
+	@echo 'make bench-gpu  the graphs against PyTorch on an NVIDIA GPU, recorded in bench/results/<gpu>; after make demo'
 	@echo 'make lock    write requirements.lock anew: what pyproject.toml needs, at the versions that .venv has'
 	@echo 'make clean   remove what was built; rows and .venv stay'
 
@@ -29,6 +30,9 @@ check: $(READY)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+bench-gpu: $(READY)
+	@$(BIN)/python bench/gpu.py
 
 # From an environment of its own, so that what somebody tried in .venv stays out. CUDA builds of torch bring packages
 # that the CPU build does without; pip finds them by itself.

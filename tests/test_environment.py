@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import sys
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -55,12 +57,97 @@ def test_a_cpu_without_vnni_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> Non
     assert named("cpu").status == "ok"
 
 
-def test_a_gpu_is_read_from_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho 'NVIDIA H200, 143771 MiB, 580.10'\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+@pytest.fixture
+def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Put an nvidia-smi on the PATH, of a driver that knows CUDA up to the given version."""
+
+    def put(cuda: str) -> None:
+        program = tmp_path / "nvidia-smi"
+        program.write_text(
+            f"#!/bin/sh\ncase $1 in --query-gpu*) echo 'NVIDIA H200, 143771 MiB, 580.10';;\n"
+            f"*) echo '| NVIDIA-SMI 580.10   Driver Version: 580.10   CUDA Version: {cuda} |';; esac\n"
+        )
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+        environment._gpus.cache_clear()
+
+    yield put
     environment._gpus.cache_clear()
+
+
+def packages(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
+    """Only these packages are installed, and onnxruntime-gpu, whose wheel is built for CUDA 13 and cuDNN 9."""
+    known = {"onnxruntime-gpu": "1.31.1", **{name.replace("_", "-"): version for name, version in versions.items()}}
+    extras = ["numpy>=1.21", 'nvidia-cuda-runtime~=13.0; extra == "cuda"', 'nvidia-cudnn-cu13~=9.0; extra == "cudnn"']
+    monkeypatch.setattr(environment, "_version", known.get)
+    monkeypatch.setattr(environment, "_library", lambda _: None)
+    monkeypatch.setattr(metadata, "requires", lambda name: extras if name == "onnxruntime-gpu" else [])
+
+
+def test_a_gpu_is_read_from_nvidia_smi(gpu: Callable[[str], None]) -> None:
+    gpu("13.0")
     assert environment._gpus() == [{"name": "NVIDIA H200", "memory": "143771 MiB", "driver": "580.10"}]
     assert named("gpu").found == "NVIDIA H200, driver 580.10"
-    environment._gpus.cache_clear()
+
+
+def test_without_a_gpu_doctor_says_what_the_wheel_would_want(monkeypatch: pytest.MonkeyPatch) -> None:
+    packages(monkeypatch)
+    monkeypatch.setattr(environment, "_gpus", list)
+    assert named("gpu").found == ("none: models run on the CPU; onnxruntime-gpu 1.31.1 would want CUDA 13 and cuDNN 9")
+    assert "cuda" not in {check.name for check in environment.checks()}
+
+
+def test_what_the_installed_wheel_is_built_for_is_what_it_says_itself() -> None:
+    built_for = pytest.importorskip("onnxruntime.capi.build_and_package_info")
+    if built_for.package_name != "onnxruntime-gpu":
+        pytest.skip("this onnxruntime is built for the CPU")
+    wanted = environment._built_for()
+    assert wanted is not None
+    assert str(wanted[0]) == built_for.cuda_version.partition(".")[0]
+
+
+@pytest.mark.parametrize(
+    ("driver", "installed", "name", "status", "found", "fix"),
+    [
+        ("13.0", {}, "cuda", "ok", "the driver knows CUDA up to 13", ""),
+        ("12.8", {}, "cuda", "missing", "the driver knows CUDA up to 12", "update the NVIDIA driver"),
+        ("13.0", {}, "cudnn", "missing", "not found", "pip install 'onnxruntime-gpu[cuda,cudnn]'"),
+        ("13.0", {"nvidia_cudnn_cu12": "9.1"}, "cudnn", "missing", "only nvidia-cudnn-cu12", "pip install"),
+        ("13.0", {"nvidia_cudnn_cu13": "8.9"}, "cudnn", "missing", "8.9; onnxruntime-gpu", "nvidia-cudnn-cu13==9.*"),
+        ("13.0", {"nvidia_cudnn_cu13": "9.14"}, "cudnn", "ok", "9.14", ""),
+    ],
+)
+def test_the_majors_of_driver_and_cudnn_are_held_against_the_wheel(
+    gpu: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    driver: str,
+    installed: dict[str, str],
+    name: str,
+    status: str,
+    found: str,
+    fix: str,
+) -> None:
+    gpu(driver)
+    packages(monkeypatch, **installed)
+    check = named(name)
+    assert (check.status, found in check.found, fix in check.fix) == (status, True, True)
+
+
+@pytest.mark.parametrize(
+    ("built", "found"),
+    [("None", "2.13 is built without CUDA"), ("'12.8'", "2.13 is built for CUDA 12"), ("'13.0'", None)],
+)
+def test_pytorch_of_another_cuda_is_a_warning(
+    gpu: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built: str, found: str | None
+) -> None:
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").touch()
+    (tmp_path / "torch" / "version.py").write_text(f"__version__ = '2.13'\ncuda: Optional[str] = {built}\n")
+    spec = importlib.util.spec_from_file_location(
+        "torch", tmp_path / "torch" / "__init__.py", submodule_search_locations=[str(tmp_path / "torch")]
+    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    gpu("13.0")
+    packages(monkeypatch, torch="2.13", nvidia_cudnn_cu13="9.14")
+    warnings = [check.found for check in environment.checks() if check.name == "torch"]
+    assert [found in warning for warning in warnings] == ([True] if found else [])

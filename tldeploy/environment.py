@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -128,12 +129,76 @@ def _instructions() -> Iterator[Check]:
 def _gpu() -> Iterator[Check]:
     gpus = _gpus()
     if not gpus:
-        yield Check("gpu", "ok", "none; models run on the CPU (CUDA is listed by onnxruntime-gpu all the same)")
+        would = ""
+        if wanted := _built_for():
+            would = f"; onnxruntime-gpu {_version('onnxruntime-gpu')} would want CUDA {wanted[0]} and cuDNN {wanted[1]}"
+        yield Check("gpu", "ok", f"none: models run on the CPU{would}")
         return
     yield Check("gpu", "ok", ", ".join(f"{gpu['name']}, driver {gpu['driver']}" for gpu in gpus))
-    if not any(_version(name) for name in ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12")) and not _library("cudnn"):
-        fix = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
-        yield Check("cudnn", "warning", "not found; the CUDA provider needs it", fix)
+
+
+def _cuda() -> Iterator[Check]:
+    """Whether what has to have one CUDA major has it: the driver, cuDNN and PyTorch that of onnxruntime's wheel.
+
+    The wheel says itself what it was built for, in the package of cuDNN that its extra asks for.
+    """
+    wanted = _built_for()
+    if wanted is None or not _gpus():
+        return
+    cuda, cudnn = wanted
+    wheel = f"onnxruntime-gpu {_version('onnxruntime-gpu')} is built for CUDA {cuda} and cuDNN {cudnn}"
+    driver = _driver_cuda()
+    if driver is not None and driver < cuda:
+        fix = f"update the NVIDIA driver to one that knows CUDA {cuda}, or install an onnxruntime-gpu for CUDA {driver}"
+        yield Check("cuda", "missing", f"{wheel}; the driver knows CUDA up to {driver}", fix)
+    else:
+        yield Check("cuda", "ok", f"{wheel}; the driver knows CUDA up to {driver or 'an unknown version'}")
+    found = _version(f"nvidia-cudnn-cu{cuda}")
+    if found is None and not _library("cudnn"):
+        others = [name for name in ("nvidia-cudnn-cu11", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13") if _version(name)]
+        what = f"only {', '.join(others)}" if others else "not found"
+        yield Check("cudnn", "missing", f"{what}; {wheel}", "pip install 'onnxruntime-gpu[cuda,cudnn]'")
+    elif found is not None and int(found.partition(".")[0]) != cudnn:
+        yield Check("cudnn", "missing", f"{found}; {wheel}", f"pip install 'nvidia-cudnn-cu{cuda}=={cudnn}.*'")
+    else:
+        yield Check("cudnn", "ok", found or "the system's own, of an unknown version")
+    torch = _torch_cuda()
+    if torch is None and _version("torch"):
+        fix = "install PyTorch's CUDA build to tune on the GPU; exporting and serving do without"
+        yield Check("torch", "warning", f"{_version('torch')} is built without CUDA", fix)
+    elif torch is not None and torch != cuda:
+        fix = f"install a PyTorch built for CUDA {cuda}: in one process the two would load different libraries"
+        yield Check("torch", "warning", f"{_version('torch')} is built for CUDA {torch}; {wheel}", fix)
+
+
+def _built_for() -> tuple[int, int] | None:
+    """The CUDA and cuDNN majors that the installed onnxruntime-gpu wants; None where it is not installed or silent."""
+    try:
+        asked = metadata.requires("onnxruntime-gpu") or []
+    except metadata.PackageNotFoundError:
+        return None
+    found = (re.match(r"nvidia-cudnn-cu(\d+)\D+(\d+)", text) for text in asked)
+    return next(((int(match[1]), int(match[2])) for match in found if match), None)
+
+
+def _driver_cuda() -> int | None:
+    """The newest CUDA major that the driver knows."""
+    match = re.search(r"CUDA Version:\s*(\d+)", _nvidia_smi())
+    return int(match[1]) if match else None
+
+
+def _torch_cuda() -> int | None:
+    """The CUDA major that PyTorch was built for, read from its file: importing it takes seconds."""
+    from importlib.util import find_spec
+
+    spec = find_spec("torch")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    file = Path(spec.submodule_search_locations[0], "version.py")
+    match = (
+        re.search(r"^cuda\b.*=\s*'(\d+)", file.read_text(encoding="utf-8"), re.MULTILINE) if file.is_file() else None
+    )
+    return int(match[1]) if match else None
 
 
 def _ports() -> Iterator[Check]:
@@ -172,6 +237,7 @@ _CHECKS: tuple[Callable[[], Iterator[Check]], ...] = (
     _one_onnxruntime,
     _instructions,
     _gpu,
+    _cuda,
     _disk,
     _memory,
     _ports,
@@ -224,12 +290,16 @@ def _memory_bytes() -> int:
 @functools.cache
 def _gpus() -> list[dict[str, str]]:
     """Name, memory and driver of each NVIDIA GPU, as nvidia-smi tells; none where there is no driver."""
+    lines = _nvidia_smi("--query-gpu=name,memory.total,driver_version", "--format=csv,noheader").splitlines()
+    return [dict(zip(("name", "memory", "driver"), line.split(", "), strict=False)) for line in lines if line.strip()]
+
+
+def _nvidia_smi(*arguments: str) -> str:
+    """What it prints; nothing where there is no driver."""
     program = shutil.which("nvidia-smi")
     if program is None:
-        return []
-    query = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+        return ""
     try:
-        lines = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()
+        return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
-        return []
-    return [dict(zip(("name", "memory", "driver"), line.split(", "), strict=False)) for line in lines if line.strip()]
+        return ""

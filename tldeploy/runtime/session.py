@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -28,11 +29,14 @@ LIBRARIES = {
 
 
 def open_session(
-    model: Path, provider: Provider = "CPUExecutionProvider", options: SessionOptions | None = None
+    model: Path,
+    provider: Provider = "CPUExecutionProvider",
+    options: SessionOptions | None = None,
+    provider_options: Mapping[str, str] | None = None,
 ) -> InferenceSession:
     """A session whose first provider is verified to be `provider`, with all of COMPUTE on it; it runs on all cores.
 
-    options: what a caller wants besides, such as a profile.
+    options: what a caller wants besides, such as a profile. provider_options: as onnxruntime documents them.
 
     Raises MachineError when the provider is not to be had, instead of falling back, or would leave computation to
     the CPU; ArtifactError for a model that onnxruntime cannot read.
@@ -47,7 +51,9 @@ def open_session(
     preload(provider)
     asked = f"run {model.name} on {provider}"
     try:
-        session = onnxruntime.InferenceSession(str(model), options, providers=[provider])
+        session = onnxruntime.InferenceSession(
+            str(model), options, providers=[(provider, dict(provider_options or {}))]
+        )
     except Exception as error:  # onnxruntime's exceptions share no base class
         reason = " ".join(str(error).split()).replace(f"Load model from {model} failed:", "")[:300]
         if provider == "CPUExecutionProvider":
