@@ -3,12 +3,18 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from tests.engine import Engine
+from tldeploy.benchmarking.remarks import energy as energy_words
+from tldeploy.benchmarking.scenarios import closed_loop as closed_loop_figures
 from tldeploy.measuring.energy import Meter, find_meter
+from tldeploy.measuring.scenarios import closed_loop
 
 RANGE_UJ = 262_143_328_850  # of a package in practice
 
@@ -81,6 +87,38 @@ def test_a_counter_that_is_gone_afterwards_gives_no_number(tmp_path: Path) -> No
     before = found.read()
     energy.unlink()
     assert math.isnan(found.since(before))
+
+
+def test_the_closed_loop_counts_each_round_of_each_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request of the one draws 2 J, of the other 6 J: their joules are found by engine, as those of a request."""
+    energy = zone(tmp_path, "0", "package-0", RANGE_UJ - 100_000_000)
+    monkeypatch.setattr("tldeploy.measuring.scenarios.closed.find_meter", lambda: meter(tmp_path))
+
+    class Drawing(Engine):
+        def __init__(self, name: str, joules: int) -> None:
+            super().__init__(name, lambda number: 0, lambda number: 0.002)
+            self.joules = joules
+
+        def predict(self, rows: Sequence[str]) -> Any:
+            now_uj = int(energy.read_text()) + self.joules * 1_000_000
+            energy.write_text(str(now_uj % RANGE_UJ))
+            return super().predict(rows)
+
+    load = closed_loop([Drawing("thrifty", 2), Drawing("thirsty", 6)], ["1"], [1], 0.06, "test")
+    asked = load.completed + 1  # and one a round that is not kept
+    np.testing.assert_allclose(load.joules, asked * np.array([2, 6])[:, None, None])
+    found = closed_loop_figures(load, 1)["1"]["joules_per_request"]
+    assert found == pytest.approx(6 * asked[1].sum() / load.completed[1].sum())
+
+
+def test_the_report_says_what_counted_or_why_nothing_did(tmp_path: Path) -> None:
+    assert energy_words(meter(tmp_path).as_json()) == (
+        f"energy: this machine does not tell it: there are no power zones in {tmp_path}, as on most virtual machines"
+    )
+    zone(tmp_path, "0", "package-0", 0)
+    zone(tmp_path, "0:1", "dram", 0)
+    counted = "energy: counted by package-0, dram, all that the machine drew meanwhile included"
+    assert energy_words(meter(tmp_path).as_json()) == counted
 
 
 class Nvml:
