@@ -5,7 +5,7 @@
 2. In each of ROUNDS rounds every size of a sweep and both graphs are asked in an order drawn anew, on one thread.
 3. The exponent is the slope of the medians over the sizes, both as logarithms, by least squares; its interval is a
    bootstrap over rounds. Beside it stands the exponent that the counted operations have over the same sizes.
-4. The peak of memory comes from a process of its own for each size (peak.py).
+4. The peak of memory of a graph comes from a process of its own for each size (peak.py).
 5. Passes over rows (scale_rows.py) likewise, of tune, export and bench, at up to 64,000 and 100,000 rows.
 
     .venv/bin/python bench/scale.py bench/results/<machine> [--models FOLDER] [--graphs FOLDER] [SWEEP ...]
@@ -38,7 +38,7 @@ from tldeploy.artifacts import write_file
 from tldeploy.exporting.source import VNNI
 
 ROOT = Path(__file__).parent.parent
-ROUNDS, FEWEST_MS = 15, 20.0
+ROUNDS, FEWEST_MS = 9, 20.0
 LAYERS, HIDDEN, HEAD, CLASSES, TOKENS = 6, 384, 32, 3, 128
 RESAMPLES = 2000
 
@@ -178,9 +178,8 @@ def measure_rows(name: str, folder: Path, models: Path) -> dict[str, Any]:
     engines = {}
     for pass_name, sizes, prepare in scale_rows.PASSES[name]:
         works = {size: prepare(size, models / "review-sentiment", folder) for size in sizes}
-        peaks = [scale_rows.peak_mb(work) for work in works.values()]
         took = in_rounds(works, scale_rows.ROUNDS)
-        engines[pass_name] = {"sizes": sizes, "rounds_ms": [took[size] for size in sizes], "peak_mb": peaks}
+        engines[pass_name] = {"sizes": sizes, "rounds_ms": [took[size] for size in sizes]}
         print(pass_name, [round(statistics.median(found), 1) for found in took.values()], file=sys.stderr)
     return {"grows": "rows", "engines": engines}
 
@@ -208,6 +207,16 @@ def interval(rounds: Sequence[float]) -> list[float]:
     return [float(np.median(samples)), *np.quantile(np.median(samples[drawn], axis=1), [0.025, 0.975]).tolist()]
 
 
+def page(report: dict[str, Any]) -> str:
+    """scale.md."""
+    about = (
+        f"{report['environment']['cpu']}, one thread, medians of interleaved rounds. Exponent: of the time as a power "
+        "of what grows, with its 95 % interval; last step: between the two largest sizes; theory: the exponent that "
+        "the counted operations of the matrix products have over the same sizes, or what is expected."
+    )
+    return "\n\n".join([about, summary(report["results"]), *map(details, report["results"].values())]) + "\n"
+
+
 def summary(results: dict[str, Any]) -> str:
     """One line a sweep and engine."""
     lines = []
@@ -226,21 +235,22 @@ def summary(results: dict[str, Any]) -> str:
                     f"{value:.2f} [{low:.2f}, {high:.2f}]",
                     f"{last:.2f}",
                     law,
-                    f"{found['peak_mb'][0]:.0f} to {found['peak_mb'][-1]:.0f}",
+                    f"{found['peak_mb'][0]:.0f} to {found['peak_mb'][-1]:.0f}" if "peak_mb" in found else "",
                 ]
             )
-    return markdown(["what grows", "from, to", "ms", "exponent", "last step", "operations'", "peak MB"], lines)
+    return markdown(["what grows", "from, to", "ms", "exponent", "last step", "theory", "peak MB"], lines)
 
 
 def details(result: dict[str, Any]) -> str:
-    """Every size of a sweep: the median in ms with its interval, and the peak of memory."""
+    """Every size of a sweep: the median in ms with its interval, and the peak of memory where it was measured."""
     rows = []
     for engine, found in result["engines"].items():
-        for size, rounds, peak in zip(
-            found.get("sizes") or result["sizes"], found["rounds_ms"], found["peak_mb"], strict=True
-        ):
+        sizes = found.get("sizes") or result["sizes"]
+        peaks = found.get("peak_mb") or [None] * len(sizes)
+        for size, rounds, peak in zip(sizes, found["rounds_ms"], peaks, strict=True):
             value, low, high = interval(rounds)
-            rows.append([engine, f"{size:,}", f"{number(value)} [{number(low)}, {number(high)}]", f"{peak:.0f}"])
+            took = f"{number(value)} [{number(low)}, {number(high)}]"
+            rows.append([engine, f"{size:,}", took, "" if peak is None else f"{peak:.0f}"])
     return markdown([result["grows"], "size", "ms", "peak MB"], rows)
 
 
@@ -254,7 +264,7 @@ def main() -> None:
     parser.add_argument("sweeps", nargs="*", default=[*SWEEPS, *scale_rows.PASSES])
     parser.add_argument("--models", type=Path, default=ROOT / "models")
     parser.add_argument("--graphs", type=Path)
-    asked = parser.parse_args()
+    asked = parser.parse_intermixed_args()
     asked.out.mkdir(parents=True, exist_ok=True)
     file = asked.out / "scale.json"
     results = json.loads(file.read_text(encoding="utf-8"))["results"] if file.exists() else {}
@@ -272,13 +282,7 @@ def main() -> None:
             ordered = {key: results[key] for key in (*SWEEPS, *scale_rows.PASSES) if key in results}
             report = {"threads": 1, "environment": environment.describe(), "results": ordered}
             write_file(file, json.dumps(report, indent=1) + "\n")
-            about = (
-                f"{report['environment']['cpu']}, one thread, medians of interleaved rounds. Exponent: of the time as "
-                "a power of what grows, with its 95 % interval; last step: between the two largest sizes; operations': "
-                "of the matrix products over the same sizes, or what theory has."
-            )
-            parts = [about, summary(ordered), *map(details, ordered.values())]
-            write_file(asked.out / "scale.md", "\n\n".join(parts) + "\n")
+            write_file(asked.out / "scale.md", page(report))
 
 
 if __name__ == "__main__":

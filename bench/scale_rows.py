@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import functools
-import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -156,28 +155,14 @@ PASSES: dict[str, list[tuple[str, tuple[int, ...], Prepare]]] = {
 LAWS = {
     "tune: read, split, look for faults": "n log n",
     "tune: tokenize": "1",
-    "tune: all rows through a tiny network": "1, and a sort",
+    "tune: all rows through a tiny network": "1",
     "export: choose 256 rows to calibrate on": "n log n",
-    "export: metric and loss, with intervals": "n log n, small",
+    "export: metric and loss, with intervals": "n log n",
     "bench: send every row alone, in no time": "1",
     "bench: statistics of six engines": "n log n",
     "bench: report.html": "1",
     "bench: samples.npz": "1",
 }
-
-
-def peak_mb(work: Callable[[], object]) -> float:
-    """By how much the resident memory rises at most while it runs, in 10^6 bytes; Linux can forget an older peak."""
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    before = _status_kb("VmRSS")
-    work()
-    return (_status_kb("VmHWM") - before) * 1024 / 1e6
-
-
-def _status_kb(field: str) -> int:
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
 @functools.cache
