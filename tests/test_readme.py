@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tldeploy import errors
 from tldeploy.cli import app
 from tldeploy.recipe import Recipe, Section
@@ -15,8 +17,9 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_figures_are_the_recorded_ones() -> None:
-    script = ROOT / "bench" / "readme.py"
+@pytest.mark.parametrize("writing", ["readme.py", "replicas.py"])
+def test_the_figures_are_the_recorded_ones(writing: str) -> None:
+    script = ROOT / "bench" / writing
     done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

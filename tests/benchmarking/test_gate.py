@@ -5,43 +5,20 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from tests.benchmarking.job import HASHES, write_job
+from tests.benchmarking.simulated import simulated
 from tests.engine import Engine
 from tldeploy import artifacts, recipe
-from tldeploy.benchmarking import scenarios
 from tldeploy.benchmarking.bench import bench
 from tldeploy.benchmarking.gate import Judged, judge, parse
 from tldeploy.benchmarking.older import paired_drop, read_older
 from tldeploy.benchmarking.report import Report
 from tldeploy.errors import ArtifactError, UsageError
 from tldeploy.tasks import load_task
-from tldeploy.tasks.metrics import weighted_f1
 
 ROOT = Path(__file__).parent.parent.parent
-
-
-def simulated(seed: int, slower: float = 1.0, wrong: float = 0.2, noise_floor: float = 0.0, rows: int = 800) -> Report:
-    """A report of log-normal latencies in blocks that drift, and of answers that are wrong with a probability."""
-    draw = np.random.default_rng(seed)
-    block = np.arange(rows) // 16
-    drift = draw.lognormal(0, 0.02, block[-1] + 1)[block]
-    latency_ms = slower * 5 * draw.lognormal(0, 0.3, rows) * drift
-    truth = np.arange(rows) % 3
-    answers = np.where(draw.random(rows) < wrong, (truth + 1) % 3, truth)
-    rounds = (200 / slower * draw.lognormal(0, 0.01, 3)).tolist()
-    engine: dict[str, Any] = {
-        "name": "triton http",
-        **scenarios.latencies(latency_ms, block),
-        "throughput_per_s": {"4": sum(rounds) / 3},
-        "closed_loop": {"4": {"rounds_per_s": rounds}},
-        "metric": weighted_f1(truth, answers, 3).as_json(),
-    }
-    machine = {"cpu": "AMD EPYC", "instructions": ["avx2"], "cores": 2, "gpus": []}
-    noise = {"floor": noise_floor}
-    return {"engines": [engine], "reported": {"engine": "triton http"}, "environment": machine, "noise": noise}
 
 
 def states(text: str, old: Report, new: Report, **how: Any) -> list[str]:
@@ -78,14 +55,39 @@ def test_every_mistake_in_the_conditions_is_named(text: str, said: str) -> None:
 
 
 def test_nothing_fails_when_nothing_changed() -> None:
-    """With nothing allowed one run in forty may fail by chance, of 200 at most 12 (once in 500 times)."""
-    failed = {"p50+0%": 0, "p99+0%": 0, "throughput-0%": 0, "accuracy-0pt": 0}
+    """With nothing allowed one run in forty may fail by chance, of 200 at most 12 (once in 500 times).
+
+    So it is of one condition alone, and of four that are asked together.
+    """
+    alone = {"p50+0%": 0, "p99+0%": 0, "throughput-0%": 0, "accuracy-0pt": 0}
+    together = 0
     for seed in range(200):
         old, new = simulated(seed), simulated(seed + 1000)
-        for text in failed:
-            failed[text] += states(text, old, new) == ["failed"]
-    assert all(count <= 12 for count in failed.values()), failed
+        for text in alone:
+            alone[text] += states(text, old, new) == ["failed"]
+        together += "failed" in states(",".join(alone), old, new)
+    assert all(count <= 12 for count in alone.values()), alone
+    assert together <= 12
+    assert together < sum(alone.values()), "the four by themselves fail more often"
     assert all(states("p99+25%", simulated(seed), simulated(seed + 1000)) != ["failed"] for seed in range(20))
+
+
+def test_intervals_are_wider_the_more_conditions_hold_together() -> None:
+    old, new = simulated(1), simulated(2, slower=1.1)
+    alone = [judge(parse(text), old, new)[0] for text in ("p99+10%", "throughput-5%", "accuracy-1pt")]
+    together = judge(parse("p99+10%,throughput-5%,accuracy-1pt"), old, new)
+    for sharp, wide in zip(alone, together, strict=True):
+        assert sharp.change is not None
+        assert wide.change is not None
+        assert wide.change.value == sharp.change.value
+        assert width(wide) > 1.2 * width(sharp), "the normal law has 1.22 times for three, Student's more"
+
+
+def test_timings_that_are_not_judged_do_not_make_the_others_blunter() -> None:
+    old, new = simulated(1), simulated(2, wrong=0.3)
+    (alone,) = judge(parse("accuracy-1pt"), old, new)
+    old["environment"] |= {"cores": 4}
+    assert judge(parse("p50+1%,p99+1%,accuracy-1pt"), old, new)[2] == alone
 
 
 def test_a_slowing_that_is_not_allowed_fails() -> None:

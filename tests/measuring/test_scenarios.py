@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.engine import Engine
+from tests.measuring.virtual import Clock
 from tldeploy.errors import QualityError, RequestError
 from tldeploy.measuring.scenarios import ROUNDS, closed_loop, multi_stream, offline, single_stream
 from tldeploy.measuring.statistics import speedup
@@ -200,16 +201,6 @@ def test_multi_stream_sends_every_row_in_queries_of_one_size_and_times_each_quer
         assert {row for query in queries for row in query} == set(ROWS)
     timed = multi_stream([Timed("a", clock, 0.001), Timed("b", clock, 0.002)], ROWS, 8, "test")
     np.testing.assert_allclose(timed.query_ms, [[8] * 7, [16] * 7])
-
-
-class Clock:
-    """Stands where `time` does."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def perf_counter(self) -> float:
-        return self.now_s
 
 
 class Timed(Engine):

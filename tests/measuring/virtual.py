@@ -1,4 +1,7 @@
-"""Time that only sleepers move: an event loop on which an hour takes as long as its callbacks do, and servers on it."""
+"""Time that only sleepers move: an event loop on which an hour takes as long as its callbacks do, and servers on it.
+
+And a clock that only engines move, for what measures in this thread.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from numpy.typing import NDArray
 
 from tldeploy.measuring.load.generator import Round
 from tldeploy.measuring.load.health import health
-from tldeploy.measuring.load.sending import Sent, arrivals
+from tldeploy.measuring.load.sending import Sent, arrivals, closed_loop, open_loop
 from tldeploy.tasks.classification import Row
 
 Result = TypeVar("Result")
@@ -94,7 +97,37 @@ class Queue:
         return Round(sent, health(sent, self.cpu_share * sent.elapsed_s))
 
 
+class Asking:
+    """What a Generator is, with its real loops, on virtual time; each round finds a server in the same state.
+
+    made: the server of a round, a new one for each seed.
+    """
+
+    def __init__(self, made: Callable[[int], OneWorker]) -> None:
+        self.made = made
+
+    def open_loop(self, rate_per_s: float, seconds: float, seed: int) -> Round:
+        return self._round(open_loop(self.made(seed).ask, ["row"], arrivals(rate_per_s, seconds, seed)))
+
+    def closed_loop(self, clients: int, seconds: float) -> Round:
+        return self._round(closed_loop(self.made(0).ask, ["row"], clients, seconds))
+
+    def _round(self, load: Coroutine[Any, Any, Sent]) -> Round:
+        sent = run(load)
+        return Round(sent, health(sent, cpu_s=0))
+
+
 @contextmanager
-def queues(found: dict[int, Queue]) -> Iterator[dict[int, Queue]]:
-    """In place of `generators`: by the place of the runner that each stands for."""
+def queues(found: dict[int, Any]) -> Iterator[dict[int, Any]]:
+    """In place of `generators`: a Queue or an Asking, by the place of the runner that each stands for."""
     yield found
+
+
+class Clock:
+    """Stands where `time` does."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now_s

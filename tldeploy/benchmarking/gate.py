@@ -1,9 +1,10 @@
 """The regression gate: a report against an older one, and what must not have got worse.
 
 1. `parse` reads conditions such as `p99+10%,accuracy-0.5pt`, and names every one that it cannot.
-2. `judge` compares the engines that the two reports speak of. A condition fails only when the whole 95 % interval of
-   the change lies beyond what it allows, so that one run in forty at most fails by chance; a change whose interval
-   reaches beyond it is said to be unsure, with its size.
+2. `judge` compares the engines that the two reports speak of. A condition fails only when the whole interval of the
+   change lies beyond what it allows; a change whose interval reaches beyond it is said to be unsure, with its size.
+   The intervals of all conditions hold together at 95 % (Bonferroni), so that one run in forty at most fails by chance,
+   however many conditions there are.
 3. Timings are compared only between runs of one kind of machine, unless told otherwise. Where they are not, the
    conditions on them are not judged, and accuracy is.
 
@@ -27,6 +28,7 @@ from tldeploy.benchmarking.report import Report, reported
 from tldeploy.errors import UsageError
 from tldeploy.tasks.metrics import Drop
 
+TAIL = 0.025  # of the conditions of one call together: what may fail by chance
 State = Literal["passed", "unsure", "failed", "not judged"]
 
 PERCENTILES = {"p50": "p50_ms", "p90": "p90_ms", "p95": "p95_ms", "p99": "p99_ms", "p99.9": "p99_9_ms"}
@@ -47,7 +49,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Change:
-    """How much worse a figure got, in the condition's unit (shares, or points): the value and its 95 % interval."""
+    """How much worse a figure got, in the condition's unit (shares, or points): the value and its interval."""
 
     value: float
     low: float
@@ -115,23 +117,25 @@ def judge(
     Raises UsageError for a condition on a figure that one of the reports does not have.
     """
     other = None if any_machine else machines_differ(old, new)
+    left_out = [condition for condition in conditions if other and condition.metric != "accuracy"]
+    tail = TAIL / max(1, len(conditions) - len(left_out))
     return [
         Judged(condition, "not judged", f"timings of two machines cannot be compared: {other}")
-        if other and condition.metric != "accuracy"
-        else _judged(condition, old, new, paired)
+        if condition in left_out
+        else _judged(condition, old, new, paired, tail)
         for condition in conditions
     ]
 
 
-def _judged(condition: Condition, old: Report, new: Report, paired: Drop | None) -> Judged:
+def _judged(condition: Condition, old: Report, new: Report, paired: Drop | None, tail: float) -> Judged:
     before, after = reported(old), reported(new)
     floor = 0.0
     if condition.metric == "accuracy":
-        change, said = _loss(before["metric"], after["metric"], paired)
+        change, said = _loss(before["metric"], after["metric"], paired, tail)
     elif condition.metric == "throughput":
-        change, said = _slowing(before, after)
+        change, said = _slowing(before, after, tail)
     else:
-        change, said = _growth(condition, before, after)
+        change, said = _growth(condition, before, after, tail)
         floor = max((report["noise"]["floor"] for report in (old, new) if "noise" in report), default=0)
         said += f"; noise floor {floor:.1%}"
     if change.low > condition.allowed and change.value > floor:
@@ -139,7 +143,7 @@ def _judged(condition: Condition, old: Report, new: Report, paired: Drop | None)
     return Judged(condition, "unsure" if change.high > condition.allowed else "passed", said, change)
 
 
-def _growth(condition: Condition, before: dict[str, Any], after: dict[str, Any]) -> tuple[Change, str]:
+def _growth(condition: Condition, before: dict[str, Any], after: dict[str, Any], tail: float) -> tuple[Change, str]:
     """Of a percentile of single requests, as a share."""
     name = PERCENTILES[condition.metric]
     for which, engine in (("older", before), ("new", after)):
@@ -149,27 +153,26 @@ def _growth(condition: Condition, before: dict[str, Any], after: dict[str, Any])
                 f": it needs {needed:,} requests" if needed else ""
             )
             raise UsageError(f"judge {condition.text}", found, "ask for a lower percentile, or bench more rows")
-    change = _ratio(
-        (before[name], *_ends(before[f"{name}_interval"])), (after[name], *_ends(after[f"{name}_interval"]))
-    )
+    found_then, found_now = ((engine[name], *_ends(engine[f"{name}_interval"])) for engine in (before, after))
+    change = _ratio(found_then, found_now, _wider(tail))
     return change, f"{condition.metric} {before[name]:.2f} → {after[name]:.2f} ms, {_percent(change)}"
 
 
-def _slowing(before: dict[str, Any], after: dict[str, Any]) -> tuple[Change, str]:
+def _slowing(before: dict[str, Any], after: dict[str, Any], tail: float) -> tuple[Change, str]:
     """Of the best rate in the closed loop that both have, as a share of the older one."""
     clients = [level for level in before["closed_loop"] if level in after["closed_loop"]]
     if not clients:
         found = "the reports have no number of clients in common"
         raise UsageError("judge throughput", found, "bench both with the same bench.concurrency")
     best = max(clients, key=lambda level: float(before["throughput_per_s"][level]))
-    rates = [_mean_rate(engine["closed_loop"][best]["rounds_per_s"]) for engine in (before, after)]
+    rates = [_mean_rate(engine["closed_loop"][best]["rounds_per_s"], tail) for engine in (before, after)]
     gained = _ratio(rates[0], rates[1])
     lost = Change(-gained.value, -gained.high, -gained.low)
     return lost, f"{rates[0][0]:.1f} → {rates[1][0]:.1f} rows/s with {best} clients, {_percent(lost, -1)}"
 
 
-def _mean_rate(rounds: Sequence[float]) -> tuple[float, float, float]:
-    """The geometric mean of the rounds with its interval, by Student's t."""
+def _mean_rate(rounds: Sequence[float], tail: float) -> tuple[float, float, float]:
+    """The geometric mean of the rounds with its interval, by Student's t, beyond which lies `tail` on either side."""
     from scipy.special import stdtrit
 
     logs = [math.log(rate) for rate in rounds]
@@ -177,11 +180,11 @@ def _mean_rate(rounds: Sequence[float]) -> tuple[float, float, float]:
     if len(logs) < 2:
         return math.exp(mean), 0.0, math.inf
     deviation = math.sqrt(sum((value - mean) ** 2 for value in logs) / (len(logs) - 1))
-    half = float(stdtrit(len(logs) - 1, 0.975)) * deviation / math.sqrt(len(logs))
+    half = float(stdtrit(len(logs) - 1, 1 - tail)) * deviation / math.sqrt(len(logs))
     return math.exp(mean), math.exp(mean - half), math.exp(mean + half)
 
 
-def _loss(before: dict[str, Any], after: dict[str, Any], paired: Drop | None) -> tuple[Change, str]:
+def _loss(before: dict[str, Any], after: dict[str, Any], paired: Drop | None, tail: float) -> tuple[Change, str]:
     """Of the task metric, in points."""
     if before["name"] != after["name"]:
         raise UsageError("judge accuracy", f"one is {before['name']}, the other {after['name']}", "compare one task")
@@ -192,15 +195,25 @@ def _loss(before: dict[str, Any], after: dict[str, Any], paired: Drop | None) ->
         low = 100 * math.hypot(before["value"] - before["low"], after["high"] - after["value"])
         high = 100 * math.hypot(before["high"] - before["value"], after["value"] - after["low"])
         change, how = Change(points, points - low, points + high), "from both intervals"
+    wider = _wider(tail)
+    low, high = (change.value + wider * (end - change.value) for end in (change.low, change.high))
+    change = Change(change.value, low, high)
     said = f"{before['name'].replace('_', ' ')} {before['value']:.3f} → {after['value']:.3f}, {how}: "
     return change, f"{said}{change.value:+.2f} points lost [{change.low:+.2f}, {change.high:+.2f}]"
 
 
-def _ratio(before: tuple[float, float, float], after: tuple[float, float, float]) -> Change:
+def _wider(tail: float) -> float:
+    """How many times as wide a 95 % interval is that leaves `tail` on either side, were it of a normal law."""
+    from scipy.special import ndtri
+
+    return float(ndtri(tail) / ndtri(TAIL))
+
+
+def _ratio(before: tuple[float, float, float], after: tuple[float, float, float], wider: float = 1) -> Change:
     """after / before - 1; each a value with its ends."""
     value = math.log(after[0] / before[0])
-    low = value - math.hypot(_log(after[0], after[1]), _log(before[2], before[0]))
-    high = value + math.hypot(_log(after[2], after[0]), _log(before[0], before[1]))
+    low = value - wider * math.hypot(_log(after[0], after[1]), _log(before[2], before[0]))
+    high = value + wider * math.hypot(_log(after[2], after[0]), _log(before[0], before[1]))
     return Change(math.expm1(value), math.expm1(low) if math.isfinite(low) else -1.0, _expm1(high))
 
 

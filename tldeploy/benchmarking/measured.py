@@ -97,6 +97,7 @@ def save_samples(path: Path, run: Measured) -> None:
         "load_completed": run.load.completed,
         "load_elapsed_s": run.load.elapsed_s,
         "load_latency_ms": run.load.latency_ms,
+        "load_joules": run.load.joules,
     }
     if run.multi:
         arrays |= {"multi_query_ms": run.multi.query_ms, "multi_block": run.multi.block}

@@ -16,7 +16,7 @@ def remarks(report: Report) -> list[str]:
     found = [noise(report["noise"])]
     for engine in report["engines"]:
         found += [*_inside_the_noise(engine), *_not_warm(engine)]
-    return [*found, *_generators(report["engines"])]
+    return [*found, *_generators(report["engines"]), energy(report["energy"])]
 
 
 def noise(found: dict[str, Any]) -> str:
@@ -26,6 +26,14 @@ def noise(found: dict[str, Any]) -> str:
         f"noise: {found['engine']} against itself, over {found['rounds']} rounds, is {ratio['value']:.3f} "
         f"[{ratio['low']:.3f}, {ratio['high']:.3f}] times as fast: differences below {found['floor']:.1%} are none"
     )
+
+
+def energy(found: dict[str, Any]) -> str:
+    """What counted it, or why nothing did."""
+    if not found["counted"]:
+        return f"energy: this machine does not tell it: {found['why_not']}"
+    without = f"; of the processor it does not tell: {found['why_not']}" if found["why_not"] else ""
+    return f"energy: counted by {', '.join(found['counted'])}, all that the machine drew meanwhile included{without}"
 
 
 def render_server(report: Report) -> str:

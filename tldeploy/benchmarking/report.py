@@ -17,6 +17,7 @@ from typing import Any
 from tldeploy.artifacts import Choice, Manifest
 from tldeploy.benchmarking import scenarios
 from tldeploy.benchmarking.measured import Measured
+from tldeploy.measuring.energy import find_meter
 from tldeploy.measuring.noise import judge
 from tldeploy.measuring.statistics import speedup
 from tldeploy.tables import aligned
@@ -63,6 +64,7 @@ def build_report(
         "rows": len(measured.truth),
         "rows_sha256": measured.rows_sha256,
         "noise": measured.noise.as_json(),
+        "energy": find_meter().as_json(),
         "engines": [_engine(index, task, measured, predicted) for index in range(len(predicted))],
         "reported": _reported(engine, task, measured, predicted),
         "variants": by_kind["export"].details["variants"],

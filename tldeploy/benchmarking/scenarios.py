@@ -30,17 +30,21 @@ def latencies(latency_ms: NDArray[np.float64], block: NDArray[np.int64], queued:
 
 
 def closed_loop(load: ClosedLoop, engine: int) -> dict[str, Any]:
-    """By number of clients. generator: whether the process that made the load kept up; None where threads made it."""
+    """By number of clients. generator: whether the process that made the load kept up; None where threads made it.
+
+    joules_per_request: of all that the machine drew meanwhile; None where it does not tell.
+    """
     completed, elapsed_s = load.completed[engine], load.elapsed_s[engine]
     found = {}
     for at, clients in enumerate(load.concurrency):
         latency_ms = load.latencies_ms(engine, at)
         figures = latencies(latency_ms, _twenty_blocks(len(latency_ms)), queued=True)
-        health = load.health.get((engine, at))
+        health, joules = load.health.get((engine, at)), load.joules[engine, at].sum()
         found[str(clients)] = {
             "rounds_per_s": (completed[at] / elapsed_s[at]).tolist(),
             **{name: figures[name] for name in ("p50_ms", "p99_ms", "samples")},
             "generator": health and health.as_json(),
+            "joules_per_request": None if np.isnan(joules) else float(joules / completed[at].sum()),
         }
     return found
 

@@ -7,5 +7,6 @@ noise.py       an engine against itself: which differences are none
 shapes.py      rows of one length
 loading.py     the time until a graph is ready, and its memory, in fresh processes
 profiling.py   where a session spends its time, node by node and provider by provider
+energy.py      what the machine drew meanwhile, where it tells
 statistics.py  percentiles, speed-ups and their intervals, derived from the samples
 """

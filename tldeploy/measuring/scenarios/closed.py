@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tldeploy.measuring.energy import find_meter
 from tldeploy.measuring.load.generator import generators
 from tldeploy.measuring.load.health import Health, worst
 from tldeploy.measuring.scenarios.turns import SEED, garbage_frozen
@@ -31,7 +32,8 @@ class ClosedLoop:
 
     completed: int64 [engines, concurrency, rounds], requests answered. elapsed_s: float64, the same shape, from the
     start of a round to its last answer. latency_ms: float64 [requests], in the order of `completed`. health: of the
-    generator, by engine and level; only served engines have one.
+    generator, by engine and level; only served engines have one. joules: float64, the shape of `completed`, what the
+    machine drew in each round; NaN where it does not tell.
     """
 
     engines: tuple[str, ...]
@@ -40,6 +42,7 @@ class ClosedLoop:
     elapsed_s: NDArray[np.float64]
     latency_ms: NDArray[np.float64]
     health: dict[tuple[int, int], Health]
+    joules: NDArray[np.float64]
 
     def latencies_ms(self, engine: int, level: int) -> NDArray[np.float64]:
         """The latencies of one engine at one level of concurrency, all rounds together."""
@@ -59,7 +62,7 @@ def closed_loop(
     draw = np.random.default_rng(SEED)
     shuffled = [rows[index] for index in draw.permutation(len(rows))]
     shape = (len(runners), len(concurrency), ROUNDS)
-    elapsed_s = np.empty(shape)
+    elapsed_s, joules, meter = np.empty(shape), np.empty(shape), find_meter()
     kept: dict[tuple[int, int, int], NDArray[np.float64]] = {}
     health: defaultdict[tuple[int, int], list[Health]] = defaultdict(list)
     with (
@@ -71,7 +74,7 @@ def closed_loop(
         for level, number in enumerate(concurrency):
             for turn in range(ROUNDS):
                 for engine in draw.permutation(len(runners)).tolist():
-                    cell = engine, level, turn
+                    cell, before = (engine, level, turn), meter.read()
                     if engine in served:
                         made = served[engine].closed_loop(number, seconds / ROUNDS)
                         kept[cell], elapsed_s[cell] = made.sent.latency_ms, made.sent.elapsed_s
@@ -79,12 +82,13 @@ def closed_loop(
                     else:
                         load = Load(runners[engine], shuffled, number, seconds / ROUNDS)
                         kept[cell], elapsed_s[cell] = load.run(pool)
+                    joules[cell] = meter.since(before)
                     advance(1)
     latencies = [kept[cell] for cell in np.ndindex(shape)]
     completed = np.array([len(part) for part in latencies], dtype=np.int64).reshape(shape)
     names = tuple(runner.name for runner in runners)
     judged = {cell: worst(found) for cell, found in health.items()}
-    return ClosedLoop(names, tuple(concurrency), completed, elapsed_s, np.concatenate(latencies), judged)
+    return ClosedLoop(names, tuple(concurrency), completed, elapsed_s, np.concatenate(latencies), judged, joules)
 
 
 class Load:
