@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 import pytest
 
 from tests.benchmarking.conftest import HOSTILE, Job
-from tldeploy.benchmarking.figures import pareto_front
-from tldeploy.benchmarking.tables import methods
+from tldeploy.benchmarking.page.figures import pareto_front
+from tldeploy.benchmarking.page.tables import methods
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 

@@ -2,5 +2,5 @@
 
 bench.py    the stage: it runs the scenarios of tldeploy.measuring and writes the artifact
 report.py   report.json (its schema: report.schema.json), and the table for a terminal
-page.py     report.html, out of page.html, report.css, tables.py (built of markup.py) and figures.py
+page/       report.html, which a person reads
 """

@@ -18,7 +18,7 @@ from tldeploy import artifacts, environment, recipe
 from tldeploy.artifacts import Choice, Manifest
 from tldeploy.benchmarking.measured import run_scenarios, save_samples
 from tldeploy.benchmarking.older import REPORT_JSON, SAMPLES
-from tldeploy.benchmarking.page import render_page
+from tldeploy.benchmarking.page.rendering import render_page
 from tldeploy.benchmarking.report import build_report, reported_engine
 from tldeploy.data.rows import Rows
 from tldeploy.runtime import Runner

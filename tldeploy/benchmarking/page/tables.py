@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tldeploy.benchmarking.markup import EMPTY, Cell, number, table, with_interval, words
+from tldeploy.benchmarking.page.markup import EMPTY, Cell, number, table, with_interval, words
 from tldeploy.benchmarking.report import REFERENCE, Report, metric_words, milliseconds, per_second
 from tldeploy.benchmarking.scenarios import SHARES
 

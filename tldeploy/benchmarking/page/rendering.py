@@ -10,7 +10,7 @@ from html import escape
 from importlib.resources import files
 from string import Template
 
-from tldeploy.benchmarking import figures, tables
+from tldeploy.benchmarking.page import figures, tables
 from tldeploy.benchmarking.remarks import remarks
 from tldeploy.benchmarking.report import Report, headline, metric_words
 from tldeploy.measuring.scenarios import MOST_ROWS_A_BLOCK, ROUNDS, SingleStream
@@ -63,14 +63,14 @@ def render_page(report: Report, single: SingleStream) -> str:
     """The whole of report.html."""
     from plotly.offline import get_plotlyjs
 
-    package = files("tldeploy.benchmarking")
+    package = files("tldeploy.benchmarking.page")
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in report["chosen"]["reasons"])
-    return Template(package.joinpath("page.html").read_text(encoding="utf-8")).substitute(
+    return Template(package.joinpath("report.html").read_text(encoding="utf-8")).substitute(
         {table.__name__: table(report) for table in TABLES},
         **{f"plot_{name}": plot for name, plot in {**INSTEAD, **figures.draw(report, single)}.items()},
         held_out=escape(_held_out(report)),
         calibration=escape(_calibration(report)),
-        css=package.joinpath("report.css").read_text(encoding="utf-8"),
+        css=package.joinpath("page.css").read_text(encoding="utf-8"),
         plotly=get_plotlyjs(),
         name=escape(report["name"]),
         task=escape(report["task"].replace("-", " ")),
