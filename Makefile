@@ -46,7 +46,7 @@ lock: $(READY)
 	@rm -rf .venv-lock
 
 clean:
-	rm -rf models/*/tuned models/*/onnx models/*/bench models/*/.cache models/*/report.html models/*/report.json
+	rm -rf models/*/tuned models/*/onnx models/*/bench models/*/.cache models/*/report.* models/*/comparison.*
 	find triton_repo -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
 
 # The environment is usable only when .ready is there: an interrupted installation starts again.

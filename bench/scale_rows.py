@@ -110,22 +110,22 @@ def report(count: int, model: Path, folder: Path) -> Callable[[], object]:
     from tldeploy import artifacts
     from tldeploy.benchmarking.report import build_report
 
-    run = _measured(count, model)
+    run, rows = _measured(count, model), Rows(*made_up(count, model))
     stages = [artifacts.load(model / "tuned", "tune"), artifacts.load(model / "onnx", "export")]
     task = _task(model)
-    return lambda: build_report("scale", task, run, stages=stages, own=[], environment={}, parents={})
+    return lambda: build_report("scale", task, rows, run, stages=stages, own=[], environment={}, parents={})
 
 
 def page(count: int, model: Path, folder: Path) -> Callable[[], object]:
     """bench: report.html."""
     from tldeploy import artifacts, environment
-    from tldeploy.benchmarking.page import render_page
+    from tldeploy.benchmarking.page.rendering import render_page
     from tldeploy.benchmarking.report import build_report
 
-    run = _measured(count, model)
+    run, rows = _measured(count, model), Rows(*made_up(count, model))
     stages = [artifacts.load(model / "tuned", "tune"), artifacts.load(model / "onnx", "export")]
     machine = environment.describe()
-    made = build_report("scale", _task(model), run, stages=stages, own=[], environment=machine, parents={})
+    made = build_report("scale", _task(model), rows, run, stages=stages, own=[], environment=machine, parents={})
     return lambda: render_page(made, run.single)
 
 

@@ -42,8 +42,10 @@ from readme import markdown
 from tldeploy import __version__, artifacts, environment
 from tldeploy.artifacts import Manifest, write_file
 from tldeploy.data.rows import Rows
+from tldeploy.measuring.parts import LAG_S, Parts, spent_between
 from tldeploy.recipe import Deploy
 from tldeploy.runtime.triton import Client
+from tldeploy.runtime.triton.statistics import Counted
 from tldeploy.tasks import load_task
 from tldeploy.tasks.classification import Row
 from tldeploy.triton.repository import publish
@@ -52,7 +54,7 @@ from tldeploy.triton.server import Server
 ROOT = Path(__file__).parent.parent
 NAME = "m"
 ROUNDS, SECONDS, CLIENTS, BATCH = 7, 2.5, 16, 8
-WARM_UP_SECONDS, LAG_S = 0.5, 0.3
+WARM_UP_SECONDS = 0.5
 PROTOCOLS = ("http", "grpc", "shared memory")
 ALONE, IN_BATCHES = "in-process, one at a time", "in-process, in batches of 8"
 SERVED, OFF = "served", "served, batching off"
@@ -200,23 +202,15 @@ class Served:
         """The URL, the key that shared memory wants, and the protocol."""
         return self.server.grpc_url if protocol == "grpc" else self.server.http_url, self.server.key, protocol
 
-    def statistics(self) -> dict[str, dict[str, int]]:
-        """By model: rows, executions, and ns spent in each part, since the start."""
-        from tritonclient import grpc
+    def statistics(self) -> dict[str, Counted]:
+        """By model; they lag behind replies by some 100 ms."""
+        with Client(self.server.grpc_url, model=NAME, protocol="grpc") as client:
+            return client.statistics()
 
-        with grpc.InferenceServerClient(self.server.grpc_url) as client:
-            models = client.get_inference_statistics().model_stats
-        return {
-            model.name.removeprefix(f"{NAME}.").replace(NAME, "ensemble"): {
-                "rows": model.inference_count,
-                "executions": model.execution_count,
-                **{part: getattr(model.inference_stats, part).ns for part in PARTS},
-            }
-            for model in models
-        }
-
-
-PARTS = ("success", "queue", "compute_input", "compute_infer", "compute_output")
+    @cached_property
+    def steps(self) -> tuple[str, ...]:
+        with Client(self.server.grpc_url, model=NAME, protocol="grpc") as client:
+            return client.steps
 
 
 def _descendants(process: int) -> Iterator[int]:
@@ -263,20 +257,22 @@ def measure(subject: Subject, folder: Path) -> dict[str, Any]:
             times = _answered(others.submit(ask, *servers[name].address("grpc"), CLIENTS, start, seconds))
             time.sleep(LAG_S)
             after = servers[name].statistics()
-            made = [after["graph"][count] - before["graph"][count] for count in ("rows", "executions")]
+            made = after[f"{NAME}.graph"] - before[f"{NAME}.graph"]
             waited = 1000 * (times[:, 1] - times[:, 0])
             return {
                 "rate": len(times) / (times[:, 1].max() - times[:, 0].min()),
                 "p50_ms": float(np.quantile(waited, 0.5)),
                 "p99_ms": float(np.quantile(waited, 0.99)),
-                "rows_at_a_time": made[0] / made[1],
+                "rows_at_a_time": made.rows / made.runs,
             }
 
         def parts(protocol: str, start: int, seconds: float) -> dict[str, float]:
             before = servers[SERVED].statistics()
             times = _answered(others.submit(ask, *servers[SERVED].address(protocol), 1, start, seconds))
             time.sleep(LAG_S)
-            return _parts(before, servers[SERVED].statistics(), float((times[:, 1] - times[:, 0]).mean() * 1000))
+            spent = spent_between(before, servers[SERVED].statistics())
+            found = Parts.of(NAME, servers[SERVED].steps, spent, float((times[:, 1] - times[:, 0]).mean() * 1000))
+            return {**found.by_name(), "all": found.all_ms}
 
         engines = _in_turns(load, [ALONE, IN_BATCHES, SERVED, OFF], draw)
         return {"clients": CLIENTS, "engines": engines, "parts": _in_turns(parts, list(PROTOCOLS), draw)}
@@ -297,23 +293,6 @@ def _in_turns(
 
 def _answered(future: Future[list[tuple[float, float]]]) -> Any:
     return np.array(future.result())
-
-
-def _parts(before: dict[str, Any], after: dict[str, Any], waited_ms: float) -> dict[str, float]:
-    """ms a request in each part, in the order in which they come; they add up to what the client waited."""
-    rows = after["ensemble"]["rows"] - before["ensemble"]["rows"]
-    ms = {model: {part: (after[model][part] - before[model][part]) / rows / 1e6 for part in PARTS} for model in after}
-    step = next(model for model in after if model not in ("graph", "ensemble"))
-    counted = {
-        f"{model}: {part.removeprefix('compute_')}": ms[model][part] for model in (step, "graph") for part in PARTS[1:]
-    }
-    between = ms["ensemble"]["success"] - sum(counted.values())
-    return {
-        "client, protocol and network": waited_ms - ms["ensemble"]["success"],
-        **counted,
-        "between the steps": between,
-        "all": waited_ms,
-    }
 
 
 def ratio(rates: Sequence[float], base: Sequence[float]) -> list[float]:

@@ -15,6 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tldeploy.benchmarking.page.comparing import compare
     from tldeploy.draft import init
     from tldeploy.pipeline import (
         bench,
@@ -40,6 +41,7 @@ _HOMES = {
     "AsyncClient": "tldeploy.runtime.triton",
     "Client": "tldeploy.runtime.triton",
     "Goal": "tldeploy.triton.fitting.goals",
+    "compare": "tldeploy.benchmarking.page.comparing",
     "init": "tldeploy.draft",
     **dict.fromkeys(
         (
@@ -69,6 +71,7 @@ __all__ = [
     "bench",
     "canary",
     "capacity",
+    "compare",
     "deploy",
     "doctor",
     "export",

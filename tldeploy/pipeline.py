@@ -25,6 +25,7 @@ from tldeploy.recipe import Export, Recipe
 
 if TYPE_CHECKING:
     from tldeploy.benchmarking.capacity import Capacity
+    from tldeploy.benchmarking.comparison import Comparison
     from tldeploy.benchmarking.gate import Judged
     from tldeploy.exporting.explain import Explained
     from tldeploy.triton.fitting.goals import Goal
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 RecipeLike = Recipe | str | Path
 TUNED_FORMAT = 2  # with calibration.jsonl
+BENCHED_FORMAT = 3  # with report.md
 SERVING = "serving"  # the folder of settings that were found by measuring
 
 
@@ -248,7 +250,7 @@ def bench(recipe: RecipeLike, force: bool = False) -> Outcome:
     folder = recipe.path("bench")
     _check_lineage(recipe, parents)
     hashes = {kind: manifest.sha256 for kind, manifest in parents.items()}
-    inputs = fingerprint([recipe.section("bench"), hashes, *_here()])
+    inputs = fingerprint([BENCHED_FORMAT, recipe.section("bench"), hashes, *_here()])
 
     def run_stage() -> Manifest:
         from tldeploy.benchmarking.bench import bench as run_bench
@@ -274,24 +276,31 @@ def bench(recipe: RecipeLike, force: bool = False) -> Outcome:
 
 
 def gate(
-    recipe: RecipeLike, against: str | Path, fail_on: str, force: bool = False, any_machine: bool = False
-) -> tuple[Outcome, list[Judged]]:
-    """Bench, and judge what must not have got worse than in an older report, as in `p99+10%,accuracy-0.5pt`.
+    recipe: RecipeLike,
+    against: str | Path,
+    fail_on: str | None = None,
+    force: bool = False,
+    any_machine: bool = False,
+) -> tuple[Outcome, Comparison, list[Judged]]:
+    """Bench, lay the run beside an older report, and judge what must not have got worse, as `p99+10%,accuracy-0.5pt`.
 
-    any_machine: compare timings although the machines differ. Raises UsageError for conditions that cannot be read or
-    judged, and ArtifactError for what is no report.
+    any_machine: compare timings although the machines differ. comparison.html and comparison.md are written beside the
+    recipe. Raises UsageError for conditions that cannot be read or judged, and ArtifactError for what is no report.
     """
+    from tldeploy.benchmarking.comparison import compare_runs
     from tldeploy.benchmarking.gate import judge, parse
-    from tldeploy.benchmarking.older import paired_drop, read_older
-    from tldeploy.tasks import load_task
+    from tldeploy.benchmarking.older import REPORT_JSON, paired_drop, read_older
+    from tldeploy.benchmarking.page.comparing import write_comparison
 
-    conditions, recipe, older = parse(fail_on), _loaded(recipe), read_older(Path(against))
+    conditions = parse(fail_on) if fail_on is not None else []
+    recipe, older = _loaded(recipe), read_older(Path(against))
     judge(conditions, older.report, older.report)  # what the older report lacks is said before minutes of measuring
     outcome = bench(recipe, force)
-    exported = artifacts.load(recipe.path("onnx"), "export")
-    new, task = report(outcome), load_task(exported.task, recipe.path("onnx"), exported.labels)
-    paired = paired_drop(older, outcome.folder, new, task)
-    return outcome, judge(conditions, older.report, new, paired, any_machine=any_machine)
+    newer = read_older(outcome.folder / REPORT_JSON)
+    paired = paired_drop(older, newer, newer.report["reported"]["engine"])
+    compared = compare_runs(older, newer, any_machine=any_machine)
+    write_comparison(compared, recipe.folder)
+    return outcome, compared, judge(conditions, older.report, newer.report, paired, any_machine=any_machine)
 
 
 def capacity(

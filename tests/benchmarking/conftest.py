@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,14 +15,40 @@ from tests.measuring.virtual import Queue, queues
 from tldeploy import recipe
 from tldeploy.benchmarking.bench import bench
 from tldeploy.benchmarking.report import Report
+from tldeploy.measuring.load.generator import Round
+from tldeploy.runtime.triton.statistics import Counted
 
 HOSTILE = "<script>alert(1)</script>"
 
 
 @dataclass(frozen=True)
 class Job:
+    folder: Path
     report: Report
     page: str
+
+
+class Counting(Engine):
+    """A served engine whose server's counts grow from one reading to the next: 100 requests in two steps."""
+
+    model, steps = "job", ("job.tokenize", "job.graph")
+
+    def statistics(self) -> dict[str, Counted]:
+        self.readings = getattr(self, "readings", 0) + 1
+        ms = 100_000_000 * self.readings  # of 100 requests, 1 ms each
+        counts = (100 * self.readings, 100 * self.readings)
+        return {
+            "job": Counted(*counts, 0, ms, 0, 0, 0, 0),
+            "job.tokenize": Counted(*counts, 100 * self.readings, 2 * ms // 5, ms // 10, 0, ms // 4, ms // 20),
+            "job.graph": Counted(*counts, 50 * self.readings, 3 * ms // 5, ms // 5, ms // 20, ms // 4, 0),
+        }
+
+
+class Patient(Queue):
+    """As many requests as p99 takes, in time that passes for no one."""
+
+    def closed_loop(self, clients: int, seconds: float) -> Round:
+        return super().closed_loop(clients, 100 * seconds)
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +63,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     runners = [
         Engine("torch eager", lambda number: number % 3, lambda number: 0.004),
         Engine("onnxruntime int8-dynamic", quantized, lambda number: 0.001),
-        Engine("triton http", quantized, lambda number: 0.002),
+        Counting("triton http", quantized, lambda number: 0.002),
     ]
     scenarios = ["multi-stream", "offline", "server"]
     settings = recipe.Bench.model_validate(
@@ -45,11 +72,10 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     took = np.random.default_rng(0).exponential(0.002, 100_000)
     with pytest.MonkeyPatch.context() as patch:
         # The load on the last one is by the law of a queue: 2 ms each, on average.
-        for scenario in ("closed", "open"):
-            patch.setattr(
-                f"tldeploy.measuring.scenarios.{scenario}.generators", lambda runners, rows: queues({2: Queue(took)})
-            )
+        for room in ("scenarios.closed", "scenarios.open", "parts"):
+            patch.setattr(f"tldeploy.measuring.{room}.generators", lambda runners, rows: queues({2: Patient(took)}))
+        patch.setattr("tldeploy.measuring.parts.LAG_S", 0)
         patch.setattr("tldeploy.measuring.scenarios.open.trial_seconds", lambda rate, seconds: 4000 / rate)
         bench(settings, "job", tuned, exported, runners, out=folder / "bench", inputs="", parents=HASHES)
     report: Report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    return Job(report, (folder / "report.html").read_text(encoding="utf-8"))
+    return Job(folder, report, (folder / "report.html").read_text(encoding="utf-8"))

@@ -32,7 +32,7 @@ def test_the_artifact_holds_the_report_and_every_sample(tmp_path: Path) -> None:
     manifest = run(tmp_path)
     assert artifacts.load(tmp_path / "bench", "bench") == manifest
     assert artifacts.is_current(tmp_path / "bench", "bench", "abc")
-    assert sorted(manifest.files) == ["report.html", "report.json", "samples.npz"]
+    assert sorted(manifest.files) == ["report.html", "report.json", "report.md", "samples.npz"]
     assert manifest.parents == HASHES
     samples = np.load(tmp_path / "bench" / "samples.npz")
     assert samples["latency_ms"].shape == (2, 60)
@@ -43,7 +43,7 @@ def test_the_artifact_holds_the_report_and_every_sample(tmp_path: Path) -> None:
 
 def test_the_report_lies_beside_the_artifact_too(tmp_path: Path) -> None:
     run(tmp_path)
-    for name in ("report.json", "report.html"):
+    for name in ("report.json", "report.html", "report.md"):
         assert (tmp_path / name).read_bytes() == (tmp_path / "bench" / name).read_bytes()
 
 
@@ -52,7 +52,7 @@ def test_a_copy_that_an_interruption_left_out_is_laid_out_later(tmp_path: Path) 
     (tmp_path / "report.html").unlink()
     (tmp_path / "report.json").write_text("an older one")
     lay_out(tmp_path / "bench")
-    for name in ("report.json", "report.html"):
+    for name in ("report.json", "report.html", "report.md"):
         assert (tmp_path / name).read_bytes() == (tmp_path / "bench" / name).read_bytes()
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,12 @@ import pytest
 from tests.benchmarking.job import HASHES, write_job
 from tests.benchmarking.simulated import simulated
 from tests.engine import Engine
-from tldeploy import artifacts, recipe
+from tldeploy import recipe
 from tldeploy.benchmarking.bench import bench
 from tldeploy.benchmarking.gate import Judged, judge, parse
 from tldeploy.benchmarking.older import paired_drop, read_older
 from tldeploy.benchmarking.report import Report
 from tldeploy.errors import ArtifactError, UsageError
-from tldeploy.tasks import load_task
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -167,20 +167,19 @@ def test_answers_to_the_same_rows_are_compared_row_by_row(tmp_path: Path) -> Non
         settings = recipe.Bench(concurrency=[1], seconds=0.01)
         bench(settings, "job", tuned, exported, [engine], out=folder / "bench", inputs="", parents=HASHES)
         reports.append(json.loads((folder / "report.json").read_text()))
-    older = read_older(tmp_path / "old" / "report.json")
-    manifest = artifacts.load(tmp_path / "new" / "onnx", "export")
-    task = load_task(manifest.task, tmp_path / "new" / "onnx", manifest.labels)
-    drop = paired_drop(older, tmp_path / "new" / "bench", reports[1], task)
+    older, newer = (read_older(tmp_path / name / "report.json") for name in ("old", "new"))
+    drop = paired_drop(older, newer, "onnxruntime int8-dynamic")
     assert drop is not None
     (sharp,), (blunt,) = (judge(parse("accuracy-0.5pt"), *reports, paired=found) for found in (drop, None))
     assert "row by row on 240 rows" in sharp.said
     assert "from both intervals" in blunt.said
     assert width(sharp) < width(blunt)
-    other = {**reports[1], "rows_sha256": "0" * 64}
-    assert paired_drop(older, tmp_path / "new" / "bench", other, task) is None
+    other = replace(newer, report={**reports[1], "rows_sha256": "0" * 64})
+    assert paired_drop(older, other, "onnxruntime int8-dynamic") is None
+    assert paired_drop(older, newer, "torch eager") is None
     (tmp_path / "old" / "bench" / "samples.npz").unlink()
     without = read_older(tmp_path / "old" / "report.json")
-    assert paired_drop(without, tmp_path / "new" / "bench", reports[1], task) is None
+    assert paired_drop(without, newer, "onnxruntime int8-dynamic") is None
 
 
 def width(found: Judged) -> float:

@@ -3,12 +3,17 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import pytest
 
 from tests.benchmarking.conftest import HOSTILE, Job
-from tldeploy.benchmarking.figures import pareto_front
-from tldeploy.benchmarking.tables import methods
+from tldeploy.benchmarking.page.answer_tables import disagreements
+from tldeploy.benchmarking.page.drawing import apart, pareto_front
+from tldeploy.benchmarking.page.engine_tables import opening
+from tldeploy.benchmarking.page.markup import Table, number, words
+from tldeploy.benchmarking.page.rendering import render_markdown
+from tldeploy.benchmarking.page.stage_tables import methods
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 
@@ -68,7 +73,8 @@ def test_every_element_is_closed(page: Page) -> None:
 
 def test_nothing_outside_the_file_is_referred_to(page: Page) -> None:
     outside = {"src", "href", "srcset", "data", "action", "poster"}
-    assert [found for found in page.elements if outside & set(found[1])] == []
+    named = [values[name] or "" for _, values in page.elements for name in outside & set(values)]
+    assert [name for name in named if not name.startswith(("#", "data:"))] == []
     assert "@import" not in page.styles
     assert "url(" not in page.styles
 
@@ -76,7 +82,10 @@ def test_nothing_outside_the_file_is_referred_to(page: Page) -> None:
 def test_plotly_is_in_it_once_and_draws_every_plot(job: Job, page: Page) -> None:
     assert job.page.count("plotly.js v") == 1
     drawn = [values["id"] for tag, values in page.elements if "plotly-graph-div" in (values.get("class") or "")]
-    assert drawn == ["plot-latency", "plot-throughput", "plot-tradeoff", "plot-variants", "plot-calibration"]
+    assert drawn == [
+        *("plot-tradeoff", "plot-latency", "plot-throughput", "plot-load-p50", "plot-load-p99", "plot-parts"),
+        *("plot-variants", "plot-calibration"),
+    ]
     assert "No method recorded a curve." in job.page
 
 
@@ -123,7 +132,8 @@ def test_the_other_scenarios_have_their_tables(job: Job, page: Page) -> None:
 
 def test_the_figures_that_are_read_are_roundings_of_the_exact_ones(page: Page) -> None:
     checked = 0
-    for table in ("engines", "scenarios", "server", "scorecard", "confusion", "classes", "methods"):
+    names = ("engines", "scenarios", "server", "parts", "scorecard", "confusion", "classes", "calibration", "methods")
+    for table in names:
         for text, figures in (cell for row in page.tables[table][1:] for cell in row if cell[1]):
             if table == "scorecard" and len(figures) == 1 and figures[0] > 1e6:
                 continue  # bytes, read as megabytes
@@ -181,7 +191,7 @@ def test_on_the_front_are_those_that_no_other_beats(
 
 def test_methods_of_another_domain_have_their_score(job: Job) -> None:
     report = {**job.report, "methods": {**job.report["methods"], "self-training": {"score": 0.5123, "seconds": 3.0}}}
-    head, *rows = Page(f"<div>{methods(report)}</div>").tables["methods"]
+    head, *rows = Page(f"<div>{methods(report).as_html()}</div>").tables["methods"]
     assert [text for text, _ in head] == [
         "method",
         "source validation rows",
@@ -194,8 +204,95 @@ def test_methods_of_another_domain_have_their_score(job: Job) -> None:
 
 def test_the_reported_engine_and_the_chosen_variant_are_marked(page: Page) -> None:
     rows = [values.get("class") for tag, values in page.elements if tag == "tr"]
-    assert rows.count("marked") == 3  # engine, variant, method
+    assert rows.count("marked") == 4  # engine, its calibration, variant, method
 
 
 def test_the_headline_opens_the_page(page: Page) -> None:
     assert "int8-dynamic, served by Triton over HTTP: weighted F1 0." in page.words
+
+
+def test_every_section_is_in_the_table_of_contents(page: Page) -> None:
+    sections = [values["id"] for tag, values in page.elements if tag == "section"]
+    assert [values["href"] for tag, values in page.elements if tag == "a"] == [f"#{name}" for name in sections]
+
+
+def test_the_parts_of_a_request_add_up_to_what_a_client_waited(job: Job, page: Page) -> None:
+    head, *rows = page.tables["parts"]
+    assert [title for title, _ in head[1:]] == [
+        "client, protocol and network",
+        *(f"{step}: {part}" for step in ("tokenize", "graph") for part in ("queue", "input", "infer", "output")),
+        "between the steps",
+        "all, ms",
+        "rows in a run of the graph",
+    ]
+    assert [row[0][0] for row in rows] == ["triton http 1 client", "triton http 4 clients"]
+    for row in rows:
+        *parts, whole, merged = (found[0] for _, found in row[1:])
+        assert sum(parts) == pytest.approx(whole)
+        assert parts[1:-1] == pytest.approx([0.1, 0, 0.25, 0.05, 0.2, 0.05, 0.25, 0])
+        assert merged == 2
+
+
+def test_every_engine_has_its_calibration_error(job: Job, page: Page) -> None:
+    assert [row[1][1] for row in page.tables["calibration"][1:]] == [
+        [engine["ece"]] for engine in job.report["engines"]
+    ]
+
+
+def test_rows_that_engines_disagree_on_are_shown_with_every_answer(page: Page) -> None:
+    first, *others = page.tables["disagreements"][1:]
+    assert [row[0][0] for row in (first, *others)] == [f"{n} row {n}" for n in (9, 19, 29, 39, 49, 59)]
+    assert first[1][0] == "negative"
+    assert first[2][0] == f"negative torch eager 0.80{HOSTILE} onnxruntime int8-dynamic 0.80, triton http 0.80"
+    assert (
+        "On 6 of 60 rows some engine gives another label than torch eager; on 6 of them triton http is wrong"
+        in page.words
+    )
+
+
+def test_images_that_engines_disagree_on_are_shown(job: Job) -> None:
+    shown = {**job.report["disagreements"]["shown"][0], "input": "shoe.png", "thumbnail": "data:image/jpeg;base64,AAAA"}
+    table = disagreements({**job.report, "disagreements": {"reference": "torch eager", "shown": [shown]}})
+    page = Page(f"<div>{table.as_html()}</div>")
+    assert [values["src"] for tag, values in page.elements if tag == "img"] == ["data:image/jpeg;base64,AAAA"]
+    assert page.tables["disagreements"][1][0][0] == "shoe.png row 9"
+
+
+def test_what_an_engine_costs_to_open_has_a_table_where_it_was_measured(job: Job) -> None:
+    assert opening(job.report).as_html() == ""
+    engine = {**job.report["engines"][0], "opening": {"seconds": 1.25, "memory_mb": 300.4, "size_bytes": 90_000_000}}
+    shown = opening({**job.report, "engines": [engine]}).as_markdown()
+    assert shown.splitlines()[-1] == "| torch eager | 1.25 | 300 | 90.0 |"
+
+
+def test_the_markdown_has_the_same_tables(job: Job, page: Page) -> None:
+    text = (job.folder / "report.md").read_text(encoding="utf-8")
+    assert text == render_markdown(job.report)
+    assert HOSTILE not in text
+    for name, rows in page.tables.items():
+        assert f"| {' '.join(rows[0][0][0].split())} |" in text, name
+    for engine in job.report["engines"]:
+        metric = engine["metric"]
+        assert f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]" in text
+
+
+def test_markdown_shows_what_would_be_markup_as_it_is() -> None:
+    table = Table(
+        "t", ["a", "b"], [[words("<b> | *x*\n[y](z)"), number(1.5, ".2f")], [words("z"), number(2, ".0f")]], 1
+    )
+    assert table.as_markdown().splitlines() == [
+        "| a | b |",
+        "| --- | ---: |",
+        r"| \<b\> \| \*x\* [y]\(z) | 1.50 |",
+        "| **z** | **2** |",
+    ]
+
+
+@pytest.mark.parametrize("wanted", [[0.5], [0.9, 0.5, 0.1], [0.5, 0.5, 0.5, 0.5], [0.99, 0.98, 0.01, 0.0]])
+def test_names_beside_points_do_not_meet_and_stay_in_order(wanted: list[float]) -> None:
+    found = apart(wanted, 0.1, 0.05, 0.95)
+    assert all(above - below >= 0.1 - 1e-9 for above, below in pairwise(found))
+    assert max(found) <= 0.95 + 1e-9
+    assert min(found) >= 0.05 - 1e-9
+    if len(wanted) == 3:
+        assert found == pytest.approx(wanted), "where there is room they stay"

@@ -65,6 +65,10 @@ def test_a_bench_that_is_worse_than_an_older_one_exits_with_8(project: Path, tmp
     (tmp_path / "faster.json").write_text(json.dumps(report), encoding="utf-8")
     worse = tldeploy("bench", project, "--against", tmp_path / "faster.json", *conditions)
     assert worse.returncode == 8, worse.stderr
+    changes = json.loads(worse.stdout.splitlines()[-1])["comparison"]["changes"]
+    assert {change["verdict"] for change in changes if change["of"] == "p50"} == {"worse"}
+    assert (project / "comparison.html").is_file()
+    assert (project / "comparison.md").is_file()
     latency, accuracy = json.loads(worse.stdout.splitlines()[-1])["conditions"]
     assert (latency["state"], accuracy["state"]) == ("failed", "unsure")
     assert latency["worse_by"]["value"] == pytest.approx(9)

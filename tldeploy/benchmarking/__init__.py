@@ -1,6 +1,8 @@
 """The bench stage: every engine on the same held-out rows, in one interleaved run.
 
-bench.py    the stage: it runs the scenarios of tldeploy.measuring and writes the artifact
-report.py   report.json (its schema: report.schema.json), and the table for a terminal
-page.py     report.html, out of page.html, report.css, tables.py (built of markup.py) and figures.py
+bench.py          the stage: it runs the scenarios of tldeploy.measuring and writes the artifact
+report.py         report.json (its schema: report.schema.json), and the table for a terminal
+gate.py           what must not have got worse; comparison.py: two runs side by side; older.py reads recorded reports
+capacity.py       how many replicas a traffic needs
+page/             report.html, report.md and comparison.html, which a person reads
 """

@@ -1,4 +1,4 @@
-"""The bench stage: opened runners and the held-out rows in, report.json and report.html out.
+"""The bench stage: opened runners and the held-out rows in, report.json, report.html and report.md out.
 
 1. The rows are those that the tune stage held out, as its artifact has them.
 2. The engine that the report will speak of is measured against itself: the noise floor.
@@ -18,14 +18,14 @@ from tldeploy import artifacts, environment, recipe
 from tldeploy.artifacts import Choice, Manifest
 from tldeploy.benchmarking.measured import run_scenarios, save_samples
 from tldeploy.benchmarking.older import REPORT_JSON, SAMPLES
-from tldeploy.benchmarking.page import render_page
+from tldeploy.benchmarking.page.rendering import render_markdown, render_page
 from tldeploy.benchmarking.report import build_report, reported_engine
 from tldeploy.data.rows import Rows
 from tldeploy.runtime import Runner
 from tldeploy.tasks import load_task
 
 TEST_ROWS = "test.jsonl"
-REPORT_HTML = "report.html"
+REPORT_HTML, REPORT_MARKDOWN = "report.html", "report.md"
 
 
 def bench(
@@ -53,10 +53,11 @@ def bench(
     reason = "what a person would be served by, of the engines that were run"
     own = [about_rows, Choice(about="reported engine", value=speaks_for, reason=reason)]
     machine = environment.describe()
-    report = build_report(name, task, measured, stages=stages, own=own, environment=machine, parents=parents)
+    report = build_report(name, task, rows, measured, stages=stages, own=own, environment=machine, parents=parents)
     files = {
         REPORT_JSON: json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
         REPORT_HTML: render_page(report, measured.single),
+        REPORT_MARKDOWN: render_markdown(report),
     }
     with artifacts.writing(out) as folder:
         save_samples(folder / SAMPLES, measured)
@@ -81,7 +82,7 @@ def bench(
 
 def lay_out(folder: Path) -> None:
     """Copy the report out of the artifact to where a person looks first, beside it, unless it lies there already."""
-    for file in (REPORT_JSON, REPORT_HTML):
+    for file in (REPORT_JSON, REPORT_HTML, REPORT_MARKDOWN):
         content, beside = (folder / file).read_bytes(), folder.parent / file
         if not beside.is_file() or beside.read_bytes() != content:
             artifacts.write_file(beside, content)

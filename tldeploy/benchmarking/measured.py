@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from tldeploy.artifacts import fingerprint
 from tldeploy.data.rows import Rows
 from tldeploy.errors import UsageError
 from tldeploy.measuring.noise import Noise, measure_noise
+from tldeploy.measuring.parts import Parts, measure_parts
 from tldeploy.measuring.scenarios import (
     ClosedLoop,
     MultiStream,
@@ -38,7 +39,8 @@ MOST_FIXED_ROWS = 160
 @dataclass(frozen=True)
 class Measured:
     """One run over the engines. rows_sha256: of the rows and their classes. truth: int64 [rows]. providers: one an
-    engine. fixed: by tokens of a row. What was not run is None."""
+    engine. fixed: by tokens of a row. parts: of a request, by the place of a served engine and the number of clients.
+    What was not run is None."""
 
     rows_sha256: str
     truth: Classes
@@ -50,6 +52,7 @@ class Measured:
     batched: Offline | None = None
     server: Server | None = None
     fixed: dict[int, SingleStream] | None = None
+    parts: dict[tuple[int, int], Parts] = field(default_factory=dict)
 
 
 def run_scenarios(
@@ -65,6 +68,10 @@ def run_scenarios(
     noise = measure_noise(runners[reported], inputs, classes, "bench: an engine against itself")
     single = single_stream(runners, inputs, classes, "bench: one request at a time")
     load = closed_loop(runners, inputs, settings.concurrency, settings.seconds, "bench: concurrent clients")
+    parts: dict[tuple[int, int], Parts] = {}
+    if any(load.health):
+        ends = sorted({1, max(settings.concurrency)})
+        parts = measure_parts(runners, inputs, ends, settings.seconds, "bench: where the time goes")
     multi = batched = served = None
     if "multi-stream" in settings.scenarios:
         multi = multi_stream(runners, inputs, settings.query_rows, "bench: queries of some rows")
@@ -80,7 +87,7 @@ def run_scenarios(
     }
     providers = tuple(runner.provider for runner in runners)
     rows_sha256 = fingerprint([inputs, rows.classes.tolist()])
-    return Measured(rows_sha256, rows.classes, providers, noise, single, load, multi, batched, served, fixed)
+    return Measured(rows_sha256, rows.classes, providers, noise, single, load, multi, batched, served, fixed, parts)
 
 
 def save_samples(path: Path, run: Measured) -> None:

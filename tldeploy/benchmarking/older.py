@@ -1,9 +1,10 @@
-"""An older report that a run is compared with, and the answers that it was made from, where they are still there."""
+"""A recorded report that is compared with another, and the answers behind it, where they are still there."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,7 @@ from numpy.typing import NDArray
 
 from tldeploy.benchmarking.report import SCHEMA_VERSION, Report
 from tldeploy.errors import ArtifactError
-from tldeploy.tasks.classification import Classification
-from tldeploy.tasks.metrics import Drop
+from tldeploy.tasks.metrics import Drop, weighted_f1_drop
 
 SAMPLES = "samples.npz"
 REPORT_JSON = "report.json"
@@ -20,11 +20,12 @@ REPORT_JSON = "report.json"
 
 @dataclass(frozen=True)
 class Older:
-    """truth: int64 [rows]; probabilities: float32 [rows, classes] of the reported engine; None without samples."""
+    """truth: int64 [rows]; answers: int64 [rows] by engine, the most probable classes. None, and empty, without
+    samples."""
 
     report: Report
-    truth: NDArray[np.int64] | None
-    probabilities: NDArray[np.float32] | None
+    truth: NDArray[np.int64] | None = None
+    answers: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
 
 
 def read_older(path: Path) -> Older:
@@ -37,10 +38,10 @@ def read_older(path: Path) -> Older:
     copied = (artifact / REPORT_JSON).is_file() and (artifact / REPORT_JSON).read_bytes() == text
     samples = (artifact if copied else path.parent) / SAMPLES
     if not samples.is_file():
-        return Older(report, None, None)
+        return Older(report)
     with np.load(samples) as arrays:
-        place = arrays["engines"].tolist().index(report["reported"]["engine"])
-        return Older(report, arrays["truth"], arrays["probabilities"][place])
+        answers = arrays["probabilities"].argmax(axis=2)
+        return Older(report, arrays["truth"], dict(zip(arrays["engines"].tolist(), answers, strict=True)))
 
 
 def read_report(path: Path, asked: str, fix: str) -> tuple[Report, bytes]:
@@ -59,15 +60,12 @@ def read_report(path: Path, asked: str, fix: str) -> tuple[Report, bytes]:
     return report, text
 
 
-def paired_drop(older: Older, folder: Path, report: Report, task: Classification) -> Drop | None:
-    """The loss of the task metric row by row; None unless both runs answered the same rows and kept their samples.
-
-    folder: the artifact of the run that `report` is of.
-    """
-    same = report["rows_sha256"] == older.report.get("rows_sha256")
-    if older.truth is None or older.probabilities is None or not same:
+def paired_drop(old: Older, new: Older, engine: str) -> Drop | None:
+    """What an engine lost of the task metric, row by row; None unless both runs answered the same rows and kept their
+    samples."""
+    rows = old.report.get("rows_sha256")
+    if rows is None or rows != new.report.get("rows_sha256"):
         return None
-    with np.load(folder / SAMPLES) as arrays:
-        place = arrays["engines"].tolist().index(report["reported"]["engine"])
-        after = arrays["probabilities"][place]
-    return task.drop(older.truth, task.decode(older.probabilities), task.decode(after))
+    if old.truth is None or engine not in old.answers or engine not in new.answers:
+        return None
+    return weighted_f1_drop(old.truth, old.answers[engine], new.answers[engine], len(old.report["labels"]))

@@ -16,7 +16,9 @@ from typing import Any
 
 from tldeploy.artifacts import Choice, Manifest
 from tldeploy.benchmarking import scenarios
+from tldeploy.benchmarking.disagreements import disagreements
 from tldeploy.benchmarking.measured import Measured
+from tldeploy.data.rows import Rows
 from tldeploy.measuring.energy import find_meter
 from tldeploy.measuring.noise import judge
 from tldeploy.measuring.statistics import speedup
@@ -27,7 +29,7 @@ from tldeploy.tasks.metrics import Classes, confusion, per_class
 
 Report = dict[str, Any]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3  # with parts, ECE of every engine, disagreements
 REFERENCE = "torch eager"
 ON_A_TERMINAL = ("p50_ms", "p90_ms", "p99_ms")
 SERVED_BY = {"triton http": "served by Triton over HTTP", "triton grpc": "served by Triton over gRPC"}
@@ -36,6 +38,7 @@ SERVED_BY = {"triton http": "served by Triton over HTTP", "triton grpc": "served
 def build_report(
     name: str,
     task: Classification,
+    rows: Rows,
     measured: Measured,
     *,
     stages: Sequence[Manifest],
@@ -45,7 +48,8 @@ def build_report(
 ) -> Report:
     """Join the figures of this run with what the earlier stages recorded in their manifests.
 
-    stages: manifests of the kinds "tune" and "export". own: this stage's choices. parents: kind to manifest's sha256.
+    rows: those that were measured. stages: manifests of the kinds "tune" and "export". own: this stage's choices.
+    parents: kind to manifest's sha256.
     """
     by_kind = {manifest.kind: manifest for manifest in stages}
     decisions = [(manifest.kind, choice) for manifest in stages for choice in manifest.decisions]
@@ -65,8 +69,12 @@ def build_report(
         "rows_sha256": measured.rows_sha256,
         "noise": measured.noise.as_json(),
         "energy": find_meter().as_json(),
-        "engines": [_engine(index, task, measured, predicted) for index in range(len(predicted))],
+        "engines": [
+            _engine(index, task, measured, predicted) | _calibration_and_parts(index, measured)
+            for index in range(len(predicted))
+        ],
         "reported": _reported(engine, task, measured, predicted),
+        "disagreements": disagreements(rows, measured.single, task.labels, reference(measured.single.engines), engine),
         "variants": by_kind["export"].details["variants"],
         "chosen": _chosen(by_kind["export"]),
         "held_out": by_kind["export"].details.get("held_out"),
@@ -83,6 +91,18 @@ def reported_engine(engines: Sequence[str], chosen: str) -> str:
     """What a person would have served: the engine that the headline and the confusion matrix speak of."""
     wanted = (*SERVED_BY, f"onnxruntime {chosen}")
     return next((engine for engine in wanted if engine in engines), engines[-1])
+
+
+def reference(engines: Sequence[str]) -> str:
+    """The engine that the others' labels are held against: PyTorch where it was run, else the first."""
+    return REFERENCE if REFERENCE in engines else engines[0]
+
+
+def _calibration_and_parts(index: int, measured: Measured) -> dict[str, Any]:
+    """parts: by number of clients; None for an engine that is no server."""
+    parts = {str(clients): found.as_json() for (place, clients), found in measured.parts.items() if place == index}
+    ece = expected_calibration_error(measured.single.probabilities[index], measured.truth)
+    return {"ece": ece, "parts": parts or None}
 
 
 def _engine(index: int, task: Classification, measured: Measured, predicted: dict[str, Classes]) -> dict[str, Any]:
@@ -174,6 +194,19 @@ def reported(report: Report) -> dict[str, Any]:
     """The row of the engine that the report speaks of."""
     rows: dict[str, dict[str, Any]] = {engine["name"]: engine for engine in report["engines"]}
     return rows[report["reported"]["engine"]]
+
+
+def flat(values: dict[str, Any], place: str = "") -> list[tuple[str, Any]]:
+    """Nested settings as lines `outer.inner`, a list of plain values as one line."""
+    lines: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            lines += flat(value, f"{place}{key}.")
+        elif isinstance(value, list) and not any(isinstance(part, dict | list) for part in value):
+            lines.append((f"{place}{key}", ", ".join(map(str, value)) or "none"))
+        else:
+            lines.append((f"{place}{key}", value))
+    return lines
 
 
 def metric_words(name: str) -> str:

@@ -19,6 +19,7 @@ from tldeploy.cli import (
     bench,
     canary,
     capacity,
+    compare,
     deploy,
     doctor,
     export,
@@ -61,8 +62,8 @@ Exit codes:
 Every verb takes --json: the last line of standard output is then one JSON object, also for an error.
 """
 VERBS = (
-    *(init, rank, run, fetch, find_rate, tune, search, export, deploy, serve, predict, bench, capacity),
-    *(manifests, lint, canary, rollback, trace, verify, doctor),
+    *(init, rank, run, fetch, find_rate, tune, search, export, deploy, serve, predict, bench, compare),
+    *(capacity, manifests, lint, canary, rollback, trace, verify, doctor),
 )
 
 

@@ -17,6 +17,7 @@ LOGME = (
 )
 
 if TYPE_CHECKING:
+    from tldeploy.benchmarking.comparison import Comparison
     from tldeploy.benchmarking.gate import Judged
     from tldeploy.exporting.explain import Explained
     from tldeploy.pipeline import Outcome
@@ -158,6 +159,15 @@ def _gain(found: Mapping[str, float] | None) -> str:
 def conditions(judged: Sequence[Judged]) -> str:
     """What became of each condition of a regression gate, a line each."""
     return "\n".join(f"{found.state}: {found.condition.text}: {found.said}" for found in judged)
+
+
+def comparison(found: Comparison) -> str:
+    """Two runs side by side, a line for each figure of each engine, and what the figures rest on."""
+    from tldeploy.benchmarking.page.comparing import changes, remarks, verdict
+
+    table = changes(found)
+    shown = aligned(table.head, [[cell.text for cell in row] for row in table.rows])
+    return "\n".join([shown, *remarks(found), verdict(found)])
 
 
 def serving(tuning: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ scenarios/     what is sent and what is kept: the raw samples
 load/          load on a served model, made by another process
 warming.py     requests that are not kept, until they get no faster
 noise.py       an engine against itself: which differences are none
+parts.py       where the time of a served request goes, step by step
 shapes.py      rows of one length
 loading.py     the time until a graph is ready, and its memory, in fresh processes
 profiling.py   where a session spends its time, node by node and provider by provider

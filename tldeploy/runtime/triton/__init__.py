@@ -12,7 +12,8 @@
 2. request.py is one request: what the client libraries need to send it, and the array that its answer holds.
 3. client.py and async_client.py send requests and receive answers, and do nothing else.
 4. memory.py lets a client and a server on one machine share memory, instead of sending tensors.
-5. address.py says where the server is. Whatever goes wrong there becomes a ServerError (nobody there, too slow, a dead
+5. statistics.py reads what the server counts of its models.
+6. address.py says where the server is. Whatever goes wrong there becomes a ServerError (nobody there, too slow, a dead
    worker) or a RequestError (the server refused this request), whichever of its many kinds the libraries raise.
 """
 

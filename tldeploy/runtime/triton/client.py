@@ -25,6 +25,7 @@ from tldeploy.runtime.triton.served import (
     next_model,
     probabilities,
 )
+from tldeploy.runtime.triton.statistics import Counted, counted
 from tldeploy.tasks.classification import Row
 
 
@@ -108,6 +109,15 @@ class Client:
         """The `top` most probable labels of each row, best first."""
         answers = self._answers(lambda served: served.row_requests(rows, top))
         return classifications(answers, len(rows))
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The models on the server that a request goes through, in order."""
+        return self._served.steps
+
+    def statistics(self) -> dict[str, Counted]:
+        """What the server counted, by model; some 100 ms behind its replies."""
+        return counted(plain(self._ask("get_inference_statistics")))
 
     def close(self) -> None:
         """Give back what is shared with the server, and close the connections of all threads."""

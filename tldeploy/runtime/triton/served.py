@@ -104,18 +104,24 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Served:
-    """rows: the model that was asked for. tensors: its last step. provider: what computes, as a report names it."""
+    """rows: the model that was asked for. tensors: its last step. provider: what computes, as a report names it.
+
+    steps: the models that a request goes through, in order; of one without steps, itself.
+    """
 
     rows: Endpoint
     tensors: Endpoint
     provider: str
+    steps: tuple[str, ...]
 
     @classmethod
     def of(cls, version: str, configs: Sequence[Mapping[str, Any]]) -> Served:
         """version: of the server. configs: of the model, and of each `next_model` behind it."""
         *before, graph = configs
         _, pinned = (next_model(before[-1]) if before else None) or ("", "")
-        return cls(Endpoint.of(configs[0]), Endpoint.of(graph, pinned), f"Triton {version}, {graph['backend']}")
+        steps = [step["model_name"] for step in configs[0].get("ensemble_scheduling", {}).get("step", [])]
+        provider = f"Triton {version}, {graph['backend']}"
+        return cls(Endpoint.of(configs[0]), Endpoint.of(graph, pinned), provider, tuple(steps or [configs[0]["name"]]))
 
     def row_requests(self, rows: Sequence[Row], class_count: int = 0) -> list[Request]:
         """One for each batch of rows. Raises UsageError for what is no list of rows, RequestError for a bad text."""
