@@ -11,9 +11,10 @@
 5. Where the time goes: Triton's statistics of each step, with one client and by each protocol, and what the client
    waited beyond them. They lag behind replies, so that their differences are taken after a pause.
 
-    .venv/bin/python bench/serving.py bench/results/<machine> [text] [images] [--models FOLDER]
+    .venv/bin/python bench/serving.py bench/results/<machine> [text] [text-unpinned] [images] [--models FOLDER]
 
 text needs the export of models/review-sentiment (below --models); the ResNet has random weights, which serve for speed.
+text-unpinned is text as `deploy` and the kernel leave it: nothing is pinned, and the graph has a thread for each core.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from threading import Barrier
@@ -64,11 +65,12 @@ ONE_THREAD = 'parameters { key: "intra_op_thread_count" value { string_value: "1
 
 @dataclass(frozen=True)
 class Subject:
-    """An export artifact, the rows that are sent, shuffled, and how long each is (None: all alike)."""
+    """An export artifact, the rows that are sent, shuffled, and how long each is (None: all alike). pinned: as in 2."""
 
     export: Path
     rows: Sequence[Row]
     lengths: Sequence[int] | None
+    pinned: bool = True
 
 
 def text(models: Path, folder: Path) -> Subject:
@@ -111,7 +113,15 @@ def images(models: Path, folder: Path) -> Subject:
     return Subject(folder / "onnx", photos, None)
 
 
-SUBJECTS: dict[str, Callable[[Path, Path], Subject]] = {"text": text, "images": images}
+def text_unpinned(models: Path, folder: Path) -> Subject:
+    return replace(text(models, folder), pinned=False)
+
+
+SUBJECTS: dict[str, Callable[[Path, Path], Subject]] = {
+    "text": text,
+    "text-unpinned": text_unpinned,
+    "images": images,
+}
 
 
 class InProcess:
@@ -121,7 +131,8 @@ class InProcess:
 
     @classmethod
     def open(cls, core: int, subject: Subject) -> None:
-        os.sched_setaffinity(0, {core})
+        if subject.pinned:
+            os.sched_setaffinity(0, {core})
         cls.subject = subject
 
     @cached_property
@@ -134,7 +145,7 @@ class InProcess:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
+        options.intra_op_num_threads = int(self.subject.pinned)  # 0: one a core
         chosen = artifacts.load(self.subject.export, "export").details["chosen"]
         graph = str(self.subject.export / f"{chosen}.onnx")
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
@@ -187,12 +198,14 @@ def ask(
 
 
 class Served:
-    """A server on the published export, pinned, and what its statistics say."""
+    """A server on the published export, and what its statistics say."""
 
-    def __init__(self, server: Server, graph_core: int, other_core: int) -> None:
+    def __init__(self, server: Server) -> None:
         self.server = server
-        assert server.pid is not None
-        for process in _descendants(server.pid):
+
+    def pin(self, graph_core: int, other_core: int) -> None:
+        assert self.server.pid is not None
+        for process in _descendants(self.server.pid):
             command = Path(f"/proc/{process}/cmdline").read_bytes()
             core = graph_core if b"stub" in command and f"{NAME}.graph".encode() in command else other_core
             for thread in Path(f"/proc/{process}/task").iterdir():
@@ -228,10 +241,15 @@ def _descendants(process: int) -> Iterator[int]:
 def serving(subject: Subject, folder: Path, batching: bool, cores: Sequence[int]) -> Iterator[Served]:
     publish(subject.export, folder, NAME, Deploy())
     for file in folder.glob(f"{NAME}.*/config.pbtxt"):
-        written = file.read_text(encoding="utf-8") + (ONE_THREAD if file.parent.name.endswith("graph") else "")
+        written = file.read_text(encoding="utf-8") + (
+            ONE_THREAD if subject.pinned and file.parent.name.endswith("graph") else ""
+        )
         file.write_text(written if batching else re.sub(r"dynamic_batching \{.*?\}", "", written, flags=re.DOTALL))
     with Server(folder, http_port=0, grpc_port=0, metrics_port=0, trusted=True) as server:
-        yield Served(server, *cores)
+        served = Served(server)
+        if subject.pinned:
+            served.pin(*cores)
+        yield served
 
 
 def measure(subject: Subject, folder: Path) -> dict[str, Any]:
@@ -342,7 +360,8 @@ def main() -> None:
         report = {"environment": environment.describe(), "results": results}
         write_file(file, json.dumps(report, indent=1) + "\n")
         about = (
-            f"{report['environment']['cpu']}; the graph on one core and one thread, all else on another. Medians of "
+            f"{report['environment']['cpu']}; the graph on one core and one thread, all else on another; unpinned, "
+            "all of them and the graph's threads, one a core, where the kernel puts them. Medians of "
             f"{ROUNDS} interleaved rounds of {SECONDS:g} s; ratios with their 95 % interval."
         )
         shown = "\n\n".join(tables(name, result) for name, result in results.items())
