@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from tldeploy import environment
 from tldeploy.artifacts import Manifest, fingerprint
 from tldeploy.recipe import Recipe
 
@@ -96,8 +96,7 @@ def _int8_of_openvino(recipe: Recipe, exported: Manifest, task: Classification) 
     from tldeploy.runtime.nncf_int8 import quantize
 
     number = recipe.export.calibration.rows
-    version = environment.describe()["packages"].get("nncf")
-    key = fingerprint([exported.sha256, number, version])[:16]
+    key = fingerprint([exported.sha256, number, *(_version(package) for package in ("nncf", "openvino"))])[:16]
     made = recipe.folder / ".cache" / "openvino" / f"int8-{key}.xml"
     if not made.is_file():
         rows = Rows.load(recipe.path("tuned") / "calibration.jsonl").inputs[:number]
@@ -105,6 +104,13 @@ def _int8_of_openvino(recipe: Recipe, exported: Manifest, task: Classification) 
         # Texts have transformers; the preset for them suits no convolution.
         quantize(recipe.path("onnx") / "fp32.onnx", encoded, "transformer" if len(task.axes) > 1 else "cnn", made)
     return made
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 @contextlib.contextmanager

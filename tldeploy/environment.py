@@ -28,8 +28,6 @@ PACKAGES = (
     "tokenizers",
     "tritonclient",
     "numpy",
-    "openvino",
-    "nncf",
 )
 # What onnxruntime's int8 kernels are chosen by, fastest last.
 INT8_INSTRUCTIONS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8")

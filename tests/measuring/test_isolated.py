@@ -75,7 +75,7 @@ def test_queries_and_batches_of_rows_take_what_their_rows_take(runner: Isolated)
 
 
 def test_the_bytes_of_a_row_arrive(runner: Isolated) -> None:
-    assert runner.predict([b"1", "2", b"\x00 4".strip(b"\x00 ")]).argmax(axis=1).tolist() == [1, 2, 1]
+    assert runner.predict([b"1", "2", b"4"]).argmax(axis=1).tolist() == [1, 2, 1]
 
 
 def test_the_pipe_is_not_in_the_times(runner: Isolated) -> None:

@@ -61,14 +61,9 @@ class Isolated:
         """engine: what it is called if it cannot be opened. runner: a subclass of Local, as `module:name`; it is called
         with the model and the task. preprocessing: the folder that the task is loaded from."""
         start = time.perf_counter()
-        self._process = Process(__name__, f"run {engine}")
         about = {"runner": runner, "model": str(model), "task": [task.name, str(preprocessing), task.labels]}
-        try:
-            opened = self._process.tell(about)
-        except BaseException:
-            self._process.kill()
-            raise
-        seconds = time.perf_counter() - start
+        self._process = Process(__name__, f"run {engine}", about)
+        seconds, opened = time.perf_counter() - start, self._process.began
         self.name: str = opened["name"]
         self.provider: str = opened["provider"]
         self.opening = Opening(seconds, opened["memory_mb"], opened["size_bytes"])

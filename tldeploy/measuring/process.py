@@ -30,11 +30,14 @@ LAST_LINES = 20
 class Process:
     """The end of the process that starts the other one.
 
-    asked: completes "cannot …" where the other one dies. module: what is run, with a `Parent` of its own. It has a
-    folder for temporary files that goes when it does, so that nothing that it could reuse is left of another run.
+    module: what is run, with a `Parent` of its own. asked: completes "cannot …" where it dies. about: what it is told
+    first; `began` is its answer. Its folder for temporary files goes when it does, and holds nothing that another run
+    has made.
+
+    Raises what `tell` does.
     """
 
-    def __init__(self, module: str, asked: str) -> None:
+    def __init__(self, module: str, asked: str, about: dict[str, Any]) -> None:
         self.asked = asked
         self._turn = threading.Lock()
         self._folder = tempfile.TemporaryDirectory(prefix="tldeploy-", ignore_cleanup_errors=True)
@@ -51,6 +54,11 @@ class Process:
                 process_group=0,
                 env=os.environ | {"TMPDIR": self._folder.name},
             )
+        try:
+            self.began = self.tell(about)
+        except BaseException:
+            self.kill()
+            raise
 
     @property
     def pid(self) -> int:

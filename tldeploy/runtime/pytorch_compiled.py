@@ -32,7 +32,7 @@ class TorchCompileRunner(TorchRunner):
             self.run({name: values[:1] for name, values in several.items()})
             self.run(several)
         except Exception as error:  # dynamo's, inductor's and those of the compiler share no base class
-            found = str(error).strip().partition("\n")[0][:300]
+            found = " ".join(str(error).split())[:300]
             fix = "install a C++ compiler (`apt-get install g++`), or leave torch-compile out of bench.engines"
             raise MachineError("compile the network with torch.compile", found, fix) from error
 

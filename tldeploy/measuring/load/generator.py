@@ -45,10 +45,10 @@ class Generator:
     """
 
     def __init__(self, client: Client, rows: Sequence[Row]) -> None:
-        self._process = Process(__name__, f"make load on {client.name}")
         texts = [row if isinstance(row, str) else row.decode() for row in rows]
         whom = {"url": client.url, "model": client.model, "protocol": client.protocol, "timeout_s": client.timeout_s}
-        self._process.tell({"client": whom, "shared_memory": client.shared_memory, "key": client.key, "rows": texts})
+        about = {"client": whom, "shared_memory": client.shared_memory, "key": client.key, "rows": texts}
+        self._process = Process(__name__, f"make load on {client.name}", about)
 
     def __enter__(self) -> Self:
         return self
