@@ -24,16 +24,20 @@ from tldeploy.runtime.pytorch_bf16 import TorchBf16Runner
 COMPILED = "tldeploy.runtime.pytorch_compiled:TorchCompileRunner"
 
 
-@pytest.fixture(scope="module", params=["text", "image"])
-def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Source:
-    folder = tmp_path_factory.mktemp(request.param)
-    made = text_source(folder, layers=1) if request.param == "text" else image_source(folder)
-    return saved(made)
-
-
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Source:
     return saved(text_source(tmp_path_factory.mktemp("text"), layers=1))
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    return saved(image_source(tmp_path_factory.mktemp("image")))
+
+
+@pytest.fixture(scope="module", params=["text", "image"])
+def source(request: pytest.FixtureRequest) -> Source:
+    made: Source = request.getfixturevalue(request.param)
+    return made
 
 
 def saved(source: Source) -> Source:
@@ -63,6 +67,7 @@ def test_bf16_answers_as_eager_does_but_for_its_three_digits(source: Source, eag
     assert agreement(answers, expected) >= 0.98
 
 
+@pytest.mark.proof
 def test_what_is_compiled_answers_as_eager_does_at_any_length_and_from_any_thread(text: Source) -> None:
     """Rows of one word and of many, one by one and in batches, which are two programs."""
     folder, rows = text.graph.parent, [*text.validation.inputs[:40], "", "good", "great camera " * 20]

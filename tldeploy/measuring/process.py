@@ -24,7 +24,7 @@ from tldeploy import errors
 from tldeploy.errors import MachineError
 
 PATIENCE_S = 1.0
-LAST_LINES = 20
+LAST_LINES = 40
 
 
 class Process:
