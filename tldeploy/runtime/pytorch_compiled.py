@@ -21,9 +21,9 @@ SEVERAL = 3
 
 
 class TorchCompileRunner(TorchRunner):
-    """fp32, with open dims. Opening compiles twice: one row is another program than several, whatever their number. What
-    another process has compiled is not used, so that opening takes what it takes on a machine that is new to it.
+    """fp32, with open dims. Opening compiles twice: one row is another program than several, whatever their number.
 
+    Nothing that another process has compiled is used: opening takes what it takes on a machine that is new to it.
     Raises MachineError when it cannot be compiled here.
     """
 
