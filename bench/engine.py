@@ -45,10 +45,9 @@ def onnxruntime(file: Path, threads: int) -> Run:
 
 
 def openvino(file: Path, threads: int) -> Run:
-    import openvino as ov
+    from tldeploy.runtime.openvino import compiled_graph
 
-    hints = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    compiled = ov.Core().compile_model(file, "CPU", hints)
+    compiled = compiled_graph(file, threads)
     request = compiled.create_infer_request()
     return lambda inputs: request.infer(inputs)[compiled.output(0)]
 

@@ -44,6 +44,7 @@ from tldeploy.exporting.graph import export_graph, metadata
 from tldeploy.exporting.source import Source
 from tldeploy.exporting.variants import VARIANTS, wanted
 from tldeploy.recipe import Export
+from tldeploy.runtime.nncf_int8 import Kind, quantize
 from tldeploy.tasks import load_task
 from tldeploy.tasks.classification import Classification, Tensors
 from tldeploy.tasks.image_classification import ImageClassification
@@ -222,14 +223,10 @@ def measure(subject: Subject, threads: int, peers: str | None, folder: Path) -> 
 
 def openvino_int8(subject: Subject, graph: Path, peers: str, folder: Path) -> Path:
     """nncf's post-training quantization in the peers' environment, on the rows that ours is calibrated on."""
-    rows = folder / "calibration"
-    rows.mkdir()
-    for number, row in enumerate(subject.calibration.inputs[:CALIBRATION_ROWS]):
-        np.savez(rows / f"{number}.npz", **subject.task.encode([row]))
-    kind = "cnn" if isinstance(subject.network, ImageNetwork) else "transformer"
+    rows = (subject.task.encode([row]) for row in subject.calibration.inputs[:CALIBRATION_ROWS])
+    kind: Kind = "cnn" if isinstance(subject.network, ImageNetwork) else "transformer"
     target = folder / "openvino-int8.xml"
-    command = [peers, str(Path(__file__).with_name("nncf_int8.py")), str(graph), str(rows), kind, str(target)]
-    subprocess.run(command, check=True, stdout=sys.stderr)
+    quantize(graph, rows, kind, target, python=peers)
     return target
 
 

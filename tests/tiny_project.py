@@ -38,6 +38,7 @@ tune:
 deploy:
   repository: triton_repo
 bench:
+  engines: [onnxruntime, triton-http]
   seconds: 0.3
   concurrency: [1, 4]
 """

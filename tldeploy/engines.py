@@ -1,17 +1,24 @@
-"""The engines that `bench` compares: opened from what the stages left, the served ones by a private server."""
+"""The engines that `bench` compares: opened from what the stages left, each in a process of its own.
+
+Those that compute here are children of this process (measuring/isolated.py), opened one after the other, so that no
+other one's start is in what opening took; the served ones are asked of a private server.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from tldeploy.artifacts import Manifest
+from tldeploy.artifacts import Manifest, fingerprint
 from tldeploy.recipe import Recipe
 
 if TYPE_CHECKING:
     from tldeploy.runtime import Runner
+    from tldeploy.tasks.classification import Classification
 
 Protocol = Literal["http", "grpc"]
 # How each served engine is asked: its protocol, and whether tensors go through shared memory.
@@ -19,6 +26,15 @@ SERVED: dict[str, tuple[Protocol, bool]] = {
     "triton-http": ("http", False),
     "triton-grpc": ("grpc", False),
     "triton-shared-memory": ("http", True),
+}
+# The class of each of the others, which its own process imports.
+LOCAL = {
+    "torch": "tldeploy.runtime.pytorch:TorchRunner",
+    "torch-bf16": "tldeploy.runtime.pytorch_bf16:TorchBf16Runner",
+    "torch-compile": "tldeploy.runtime.pytorch_compiled:TorchCompileRunner",
+    "onnxruntime": "tldeploy.runtime.onnx:OnnxRunner",
+    "openvino": "tldeploy.runtime.openvino:OpenVinoRunner",
+    "openvino-int8": "tldeploy.runtime.openvino:OpenVinoRunner",
 }
 
 
@@ -39,32 +55,89 @@ def _served(recipe: Recipe) -> list[tuple[Protocol, bool]]:
 
 @contextlib.contextmanager
 def opened(recipe: Recipe, exported: Manifest) -> Iterator[list[Runner]]:
-    """Every engine that the recipe benches, open; the served ones by a private server on free ports."""
+    """Every engine that the recipe benches, open; the served ones by a private server on free ports.
+
+    Raises MachineError for a package or a compiler that one of them needs, and whatever error opening one raises.
+    """
+    from tldeploy.measuring.isolated import Isolated
     from tldeploy.tasks import load_task
 
-    task = load_task(exported.task, recipe.path("onnx"), exported.labels)
+    folder = recipe.path("onnx")
+    task = load_task(exported.task, folder, exported.labels)
     with contextlib.ExitStack() as stack:
         runners: list[Runner] = []
-        if "torch" in recipe.bench.engines:
-            from tldeploy.runtime.pytorch import TorchRunner
-
-            runners.append(TorchRunner(recipe.path("tuned"), task))
-        if "onnxruntime" in recipe.bench.engines:
-            from tldeploy.runtime.onnx import OnnxRunner
-
-            files = [variant["file"] for variant in exported.details["variants"] if variant["file"]]
-            runners += [OnnxRunner(recipe.path("onnx") / file, task) for file in files]
+        for engine, model in _models(recipe, exported, task):
+            runners.append(Isolated(engine, LOCAL[engine], model, task, folder))
+            stack.callback(runners[-1].close)
         if served := _served(recipe):
-            from tldeploy.runtime.triton import Client
-            from tldeploy.triton.server import Server
+            runners += stack.enter_context(_asked_of_a_server(recipe, served))
+        yield runners
 
-            place = recipe.path(recipe.deploy.repository)
-            server = stack.enter_context(Server(place, http_port=0, grpc_port=0, metrics_port=0))
-            urls = {"http": server.http_url, "grpc": server.grpc_url}
-            runners += [
-                Client(url=urls[protocol], model=recipe.name, protocol=protocol, shared_memory=shared, key=server.key)
-                for protocol, shared in served
-            ]
-        for runner in runners:
-            stack.callback(runner.close)
+
+def _models(recipe: Recipe, exported: Manifest, task: Classification) -> Iterator[tuple[str, Path]]:
+    """Each engine that computes here, and what it loads; the tuned network first, the reference."""
+    graphs = [recipe.path("onnx") / variant["file"] for variant in exported.details["variants"] if variant["file"]]
+    for engine in LOCAL:
+        if engine not in recipe.bench.engines:
+            continue
+        if engine == "onnxruntime":
+            yield from ((engine, graph) for graph in graphs)
+        elif engine == "openvino":
+            yield engine, recipe.path("onnx") / "fp32.onnx"
+        elif engine == "openvino-int8":
+            yield engine, _int8_of_openvino(recipe, exported, task)
+        else:
+            yield engine, recipe.path("tuned")
+
+
+def _int8_of_openvino(recipe: Recipe, exported: Manifest, task: Classification) -> Path:
+    """nncf's int8 of the fp32 graph, calibrated on the rows that ours is; made once for each export."""
+    from tldeploy.data.rows import Rows
+    from tldeploy.runtime.nncf_int8 import quantize
+
+    number = recipe.export.calibration.rows
+    key = fingerprint([exported.sha256, number, *(_version(package) for package in ("nncf", "openvino"))])[:16]
+    made = recipe.folder / ".cache" / "openvino" / f"int8-{key}.xml"
+    if not made.is_file():
+        rows = Rows.load(recipe.path("tuned") / "calibration.jsonl").inputs[:number]
+        encoded = (task.encode([row]) for row in rows)
+        # Texts have transformers; the preset for them suits no convolution.
+        quantize(recipe.path("onnx") / "fp32.onnx", encoded, "transformer" if len(task.axes) > 1 else "cnn", made)
+    return made
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+@contextlib.contextmanager
+def _asked_of_a_server(recipe: Recipe, served: list[tuple[Protocol, bool]]) -> Iterator[list[Runner]]:
+    from tldeploy.measuring.isolated import Opening
+    from tldeploy.runtime.triton import Client
+    from tldeploy.triton import repository
+    from tldeploy.triton.server import Server
+
+    class Served(Client):
+        opening: Opening
+
+    place = recipe.path(recipe.deploy.repository)
+    start = time.perf_counter()
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(Server(place, http_port=0, grpc_port=0, metrics_port=0))
+        seconds = time.perf_counter() - start
+        version = repository.published(place, recipe.name).version
+        files = [file for of in (recipe.name, f"{recipe.name}.*") for file in place.glob(f"{of}/{version}/*")]
+        opening = Opening(seconds, None, sum(file.stat().st_size for file in files if file.is_file()))
+        urls = {"http": server.http_url, "grpc": server.grpc_url}
+        runners: list[Runner] = []
+        for protocol, shared in served:
+            client = Served(
+                url=urls[protocol], model=recipe.name, protocol=protocol, shared_memory=shared, key=server.key
+            )
+            client.opening = opening
+            stack.callback(client.close)
+            runners.append(client)
         yield runners

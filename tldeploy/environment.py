@@ -32,6 +32,7 @@ PACKAGES = (
 )
 # What onnxruntime's int8 kernels are chosen by, fastest last.
 INT8_INSTRUCTIONS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8")
+BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")
 SERVER_PORTS = (8000, 8001, 8002)
 NEEDED_PYTHON = (3, 11)
 NEEDED_DISK_GB, NEEDED_MEMORY_GB = 5, 4
@@ -75,6 +76,17 @@ def usable_cores() -> int:
         return max(1, min(cores, round(int(quota) / int(period))))
     except (OSError, ValueError):  # no such control group, or its quota is "max"
         return cores
+
+
+def has_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 numbers by instructions of its own."""
+    return any(name in _cpu_flags() for name in BF16_INSTRUCTIONS)
+
+
+def resident_bytes() -> int:
+    """Memory of this process, as Linux counts it."""
+    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def checks() -> list[Check]:

@@ -11,6 +11,7 @@ from tests.engine import Engine
 from tldeploy import artifacts, recipe
 from tldeploy.benchmarking.bench import bench, lay_out
 from tldeploy.errors import ArtifactError, DataError, QualityError
+from tldeploy.measuring.isolated import Opening
 
 SETTINGS = recipe.Bench(concurrency=[1, 2], seconds=0.02)
 
@@ -72,6 +73,15 @@ def test_the_figures_of_the_report_are_those_of_the_samples(tmp_path: Path) -> N
             assert engine["throughput_per_s"][level] == pytest.approx(completed[at].sum() / elapsed_s[at].sum())
         right = samples["probabilities"][index].argmax(axis=1) == samples["truth"]
         assert (engine["metric"]["value"] == 1) == right.all()
+
+
+def test_what_opening_an_engine_cost_is_reported_where_it_is_known(tmp_path: Path) -> None:
+    measured, unknown = engines()
+    measured.opening = Opening(seconds=2.5, memory_mb=484.0, size_bytes=90_869_772)  # type: ignore[attr-defined]
+    run(tmp_path, runners=[measured, unknown])
+    report = json.loads((tmp_path / "report.json").read_text())
+    expected = {"seconds": 2.5, "memory_mb": 484.0, "size_bytes": 90_869_772}
+    assert [engine["opening"] for engine in report["engines"]] == [expected, None]
 
 
 def test_fewer_rows_are_taken_evenly(tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ def test_offline_blocks_interleave_the_engines_in_an_order_drawn_anew() -> None:
 def test_the_speedup_of_batches_is_the_ratio_of_what_they_took(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a clock that only engines move: one needs 1 ms a row, the other 3."""
     clock = Clock()
-    monkeypatch.setattr("tldeploy.measuring.scenarios.batched.time", clock)
+    monkeypatch.setattr("tldeploy.measuring.asking.time", clock)
     run = offline([Timed("quick", clock, 0.001), Timed("slow", clock, 0.003)], ROWS, None, "test")
     assert run.rows_per_s(0) == pytest.approx(1000)
     assert run.rows_per_s(1) == pytest.approx(1000 / 3)
@@ -190,7 +190,7 @@ def test_multi_stream_sends_every_row_in_queries_of_one_size_and_times_each_quer
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr("tldeploy.measuring.scenarios.multi.time", clock)
+    monkeypatch.setattr("tldeploy.measuring.asking.time", clock)
     seen: list[tuple[str, list[str]]] = []
     run = multi_stream([BatchWitness(name, seen) for name in "ab"], ROWS, 8, "test")
     assert (run.query_rows, run.query_ms.shape) == (8, (2, 7))

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tldeploy.measuring import warming
 from tldeploy.measuring.warming import BLOCK, MOST_BLOCKS, WarmUp, warm_up
@@ -18,9 +19,11 @@ class Clock:
     def perf_counter(self) -> float:
         return self.now_s
 
-    def ask(self, row: int) -> None:
-        self.now_s += self.seconds(self.asked, row)
-        self.asked += 1
+    def ask(self, rows: Sequence[int]) -> NDArray[np.float64]:
+        took = np.array([self.seconds(self.asked + at, row) for at, row in enumerate(rows)])
+        self.now_s += float(took.sum())
+        self.asked += len(rows)
+        return took
 
 
 def warmed(monkeypatch: pytest.MonkeyPatch, seconds: Callable[[int, int], float]) -> WarmUp:

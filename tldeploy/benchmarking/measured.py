@@ -14,6 +14,7 @@ from tldeploy import recipe
 from tldeploy.artifacts import fingerprint
 from tldeploy.data.rows import Rows
 from tldeploy.errors import UsageError
+from tldeploy.measuring.isolated import Opening
 from tldeploy.measuring.noise import Noise, measure_noise
 from tldeploy.measuring.parts import Parts, measure_parts
 from tldeploy.measuring.scenarios import (
@@ -38,13 +39,14 @@ MOST_FIXED_ROWS = 160
 
 @dataclass(frozen=True)
 class Measured:
-    """One run over the engines. rows_sha256: of the rows and their classes. truth: int64 [rows]. providers: one an
-    engine. fixed: by tokens of a row. parts: of a request, by the place of a served engine and the number of clients.
-    What was not run is None."""
+    """One run over the engines. rows_sha256: of the rows and their classes. truth: int64 [rows]. providers, openings:
+    one an engine. fixed: by tokens of a row. parts: of a request, by the place of a served engine and the number of
+    clients. What was not run, or is not known, is None."""
 
     rows_sha256: str
     truth: Classes
     providers: tuple[str, ...]
+    openings: tuple[Opening | None, ...]
     noise: Noise
     single: SingleStream
     load: ClosedLoop
@@ -86,8 +88,11 @@ def run_scenarios(
         for tokens, made in shaped.items()
     }
     providers = tuple(runner.provider for runner in runners)
+    openings = tuple(getattr(runner, "opening", None) for runner in runners)
     rows_sha256 = fingerprint([inputs, rows.classes.tolist()])
-    return Measured(rows_sha256, rows.classes, providers, noise, single, load, multi, batched, served, fixed, parts)
+    return Measured(
+        rows_sha256, rows.classes, providers, openings, noise, single, load, multi, batched, served, fixed, parts
+    )
 
 
 def save_samples(path: Path, run: Measured) -> None:

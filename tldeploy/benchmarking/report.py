@@ -110,7 +110,7 @@ def _engine(index: int, task: Classification, measured: Measured, predicted: dic
     latency_ms = single.latency_ms[index]
     completed, elapsed_s = load.completed[index], load.elapsed_s[index]
     levels = [str(number) for number in load.concurrency]
-    answers = predicted[single.engines[index]]
+    answers, opening = predicted[single.engines[index]], measured.openings[index]
     reference = single.engines.index(REFERENCE) if REFERENCE in single.engines else None
     against: dict[str, Any] = {"speedup": None, "verdict": None, "agreement": None}
     if reference is not None:
@@ -123,6 +123,7 @@ def _engine(index: int, task: Classification, measured: Measured, predicted: dic
     return {
         "name": single.engines[index],
         "provider": measured.providers[index],
+        "opening": opening and opening.as_json(),
         "warm_up": single.warm_up[index].as_json(),
         **scenarios.latencies(latency_ms, single.block),
         "throughput_per_s": dict(zip(levels, (completed.sum(axis=1) / elapsed_s.sum(axis=1)).tolist(), strict=True)),

@@ -1,6 +1,9 @@
 """Measuring: how rows are sent to runners, and statistics of the samples. The export and the bench stage share it.
 
 scenarios/     what is sent and what is kept: the raw samples
+asking.py      how a runner is asked and timed: query after query, or by clients
+isolated.py    an engine in a process of its own, which takes its times
+process.py     that process's two ends
 load/          load on a served model, made by another process
 warming.py     requests that are not kept, until they get no faster
 noise.py       an engine against itself: which differences are none

@@ -10,7 +10,6 @@ file itself is in the system's cache, as it has just been written.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from tldeploy.environment import resident_bytes
 from tldeploy.errors import MachineError
 from tldeploy.progress import progress
 from tldeploy.runtime.session import Provider, open_session, preload
@@ -74,18 +74,12 @@ def _measured(graph: Path, inputs: Path, provider: Provider) -> Loading:
     with np.load(inputs) as loaded:
         tensors = dict(loaded)
     preload(provider)
-    before = _resident_bytes()
+    before = resident_bytes()
     start = time.perf_counter()
     session = open_session(graph, provider)
     load_ms = 1000 * (time.perf_counter() - start)
     session.run(None, tensors)
-    return Loading(load_ms, (_resident_bytes() - before) / 1e6)
-
-
-def _resident_bytes() -> int:
-    """Of this process, as Linux counts it."""
-    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+    return Loading(load_ms, (resident_bytes() - before) / 1e6)
 
 
 if __name__ == "__main__":

@@ -37,25 +37,19 @@ class WarmUp:
         return asdict(self)
 
 
-def warm_up(ask: Callable[[int], object], rows: int) -> WarmUp:
-    """Call `ask` with indices of rows from everywhere among `rows`, so that many lengths are met, until it settles."""
+def warm_up(ask: Callable[[Sequence[int]], NDArray[np.float64]], rows: int) -> WarmUp:
+    """Call `ask` with indices of rows from everywhere among `rows`, so that many lengths are met, until it settles.
+
+    ask: sends these rows one by one, and says what each took, in any unit.
+    """
     spread = np.linspace(0, rows - 1, BLOCK).astype(int).tolist()
     start = time.perf_counter()
     took: list[NDArray[np.float64]] = []
     calm = 0
     while calm < FEWEST_BLOCKS - 1 and len(took) < MOST_BLOCKS and time.perf_counter() - start < MOST_SECONDS:
-        took.append(_timed(ask, spread))
+        took.append(np.maximum(ask(spread), 1e-9))
         calm = calm + 1 if len(took) > 1 and _is_settled(took) else 0
     return WarmUp(BLOCK * len(took), time.perf_counter() - start, calm >= FEWEST_BLOCKS - 1)
-
-
-def _timed(ask: Callable[[int], object], rows: Sequence[int]) -> NDArray[np.float64]:
-    took = np.empty(len(rows))
-    for at, row in enumerate(rows):
-        start = time.perf_counter()
-        ask(row)
-        took[at] = time.perf_counter() - start
-    return np.maximum(took, 1e-9)
 
 
 def _is_settled(took: Sequence[NDArray[np.float64]]) -> bool:

@@ -12,13 +12,23 @@ from tldeploy.recipe.values import Count, Section, no_repeats
 Variant = Literal["fp32", "fused", "int8-dynamic", "int8-static", "int8-weights", "int4-weights", "fp16", "bf16"]
 Target = Literal["cpu", "cuda", "tensorrt", "openvino"]
 Goal = Literal["latency", "throughput", "size"]
-Engine = Literal["torch", "onnxruntime", "triton-http", "triton-grpc", "triton-shared-memory"]
+Engine = Literal[
+    "torch",
+    "torch-bf16",
+    "torch-compile",
+    "onnxruntime",
+    "openvino",
+    "openvino-int8",
+    "triton-http",
+    "triton-grpc",
+    "triton-shared-memory",
+]
 Scenario = Literal["multi-stream", "offline", "server"]
 Rate = Annotated[float, Field(gt=0)]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 ENGINES: tuple[Engine, ...] = get_args(Engine)
-# Shared memory is for a client on the server's machine, which most are not.
-USUAL_ENGINES: tuple[Engine, ...] = ENGINES[:-1]
+# OpenVINO has to be installed; shared memory is for a client on the server's machine, which most are not.
+USUAL_ENGINES: tuple[Engine, ...] = ("torch", "onnxruntime", "triton-http", "triton-grpc")
 # TensorRT leaves to CUDA what it cannot do.
 _DEVICES_OF: dict[str, tuple[Device, ...]] = {"cuda": ("cuda", "tensorrt"), "tensorrt": ("tensorrt",)}
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tldeploy.runtime.local import Local
 from tldeploy.runtime.session import Provider, open_session
 
 if TYPE_CHECKING:
-    from tldeploy.tasks.classification import Classification, Row
+    from tldeploy.tasks.classification import Classification
 
 
-class OnnxRunner:
-    """A Runner over one variant, on all usable cores."""
+class OnnxRunner(Local):
+    """One variant, on all usable cores."""
 
     def __init__(
         self,
@@ -27,13 +27,9 @@ class OnnxRunner:
         self.name = f"onnxruntime {model.stem}"
         self._session = open_session(model, provider)
         self.provider = str(self._session.get_providers()[0])
-        self._task = task
-
-    def predict(self, rows: Sequence[Row]) -> NDArray[np.float32]:
-        return self.run(self._task.encode(rows))
+        super().__init__(task, sorted(model.parent.glob(f"{model.name}*")))  # with its external data
 
     def run(self, tensors: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """The graph alone: encoded rows in, float32 [rows, classes] out."""
         probabilities: NDArray[np.float32] = self._session.run([self._task.output], tensors)[0]
         return probabilities
 

@@ -2,18 +2,15 @@
 
     python -m tldeploy.measuring.load.generator
 
-It is told by lines of JSON on standard input, first whom to ask and with which rows, then round by round what load to
-make, and answers each with a line on standard output. It ends when its input does, and so dies with its parent.
+It is told by lines of JSON (see measuring/process.py), first whom to ask and with which rows, then round by round what
+load to make.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import selectors
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,10 +21,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from tldeploy import errors
-from tldeploy.errors import MachineError, TldeployError
+from tldeploy.errors import TldeployError
 from tldeploy.measuring.load.health import Health, health
 from tldeploy.measuring.load.sending import MOST_UNANSWERED, Ask, Sent, arrivals, closed_loop, open_loop
+from tldeploy.measuring.process import Parent, Process
 from tldeploy.runtime import Runner
 from tldeploy.runtime.triton import AsyncClient, Client
 from tldeploy.tasks.classification import Row
@@ -48,14 +45,10 @@ class Generator:
     """
 
     def __init__(self, client: Client, rows: Sequence[Row]) -> None:
-        self.asked = f"make load on {client.name}"
-        command = [sys.executable, "-m", __name__]
-        pipe = subprocess.PIPE
-        # A group of its own: Ctrl-C is for this process to handle.
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, encoding="utf-8", process_group=0)
         texts = [row if isinstance(row, str) else row.decode() for row in rows]
         whom = {"url": client.url, "model": client.model, "protocol": client.protocol, "timeout_s": client.timeout_s}
-        self._tell({"client": whom, "shared_memory": client.shared_memory, "key": client.key, "rows": texts})
+        about = {"client": whom, "shared_memory": client.shared_memory, "key": client.key, "rows": texts}
+        self._process = Process(__name__, f"make load on {client.name}", about)
 
     def __enter__(self) -> Self:
         return self
@@ -63,9 +56,7 @@ class Generator:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None:
-            self._process.kill()
-        self.close()
+        (self._process.close if error is None else self._process.kill)()
 
     def open_loop(self, rate_per_s: float, seconds: float, seed: int) -> Round:
         """Requests that arrive at random, at this rate on average. See sending.py."""
@@ -75,35 +66,11 @@ class Generator:
         """So many clients, each asking again as soon as it is answered."""
         return self._round({"load": "closed", "clients": clients, "seconds": seconds})
 
-    def close(self) -> None:
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                stream.close()
-        try:
-            self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
     def _round(self, load: dict[str, Any]) -> Round:
-        answer = self._tell(load)
+        answer = self._process.tell(load)
         due, sent, answered = (np.array(answer[name], dtype=np.float64) for name in ("due", "sent", "answered"))
         found = Sent(due, due if load["load"] == "closed" else sent, answered, answer["dropped"])
         return Round(found, health(found, answer["cpu_s"]))
-
-    def _tell(self, what: dict[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            self._process.stdin.write(json.dumps(what) + "\n")
-            self._process.stdin.flush()
-            answer: dict[str, Any] = json.loads(self._process.stdout.readline())
-        except (OSError, ValueError) as error:
-            found = f"the process that makes it is gone (exit code {self._process.poll()})"
-            raise MachineError(self.asked, found, "free some memory, and look at what it said above") from error
-        if "error" in answer:
-            raise getattr(errors, answer["error"])(answer["asked"], answer["found"], answer["fix"])
-        return answer
 
 
 @contextmanager
@@ -117,14 +84,14 @@ def generators(runners: Sequence[Runner], rows: Sequence[Row]) -> Iterator[dict[
         }
 
 
-async def _serve() -> None:
-    """Answer each line of standard input, until it ends."""
-    about = json.loads(sys.stdin.readline())
-    print("{}", flush=True)
+async def _serve(parent: Parent) -> None:
+    """Make whatever load is asked for, until no more is."""
+    told = iter(parent)
+    about = next(told)
+    parent.answer({})
     gc.freeze()
     gc.disable()
-    for line in sys.stdin:
-        load = json.loads(line)
+    for load in told:
         try:
             # A connection for each round: one that was idle may have been closed by the server.
             async with _asking(about) as ask:
@@ -134,7 +101,7 @@ async def _serve() -> None:
             while isinstance(failed, BaseExceptionGroup):
                 failed = failed.exceptions[0]
             found = failed.as_json() if isinstance(failed, TldeployError) else {}
-        print(json.dumps(found), flush=True)
+        parent.answer(found)
         gc.collect()
 
 
@@ -169,4 +136,4 @@ def _precise_loop() -> asyncio.AbstractEventLoop:
 
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=_precise_loop) as runner:
-        runner.run(_serve())
+        runner.run(_serve(Parent()))

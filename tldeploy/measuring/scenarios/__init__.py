@@ -13,7 +13,7 @@ always inherit the caches and the spinning threads of the same predecessor.
 """
 
 from tldeploy.measuring.scenarios.batched import BATCH, Offline, offline
-from tldeploy.measuring.scenarios.closed import ROUNDS, ClosedLoop, Load, closed_loop
+from tldeploy.measuring.scenarios.closed import ROUNDS, ClosedLoop, closed_loop
 from tldeploy.measuring.scenarios.multi import MultiStream, multi_stream
 from tldeploy.measuring.scenarios.open import Server, Trial, server
 from tldeploy.measuring.scenarios.single import SingleStream, single_stream
@@ -25,7 +25,6 @@ __all__ = [
     "MOST_ROWS_A_BLOCK",
     "ROUNDS",
     "ClosedLoop",
-    "Load",
     "MultiStream",
     "Offline",
     "Server",

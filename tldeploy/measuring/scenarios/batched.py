@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tldeploy.measuring.asking import timed
 from tldeploy.measuring.scenarios.turns import SEED, blocks, garbage_frozen, turns
 from tldeploy.progress import progress
 from tldeploy.runtime import Runner
@@ -48,12 +48,8 @@ def offline(runners: Sequence[Runner], rows: Sequence[Row], lengths: Sequence[in
     draw = np.random.default_rng(SEED)
     with garbage_frozen(), progress(what, batch_ms.size) as advance:
         for engine, indices in turns(block, len(runners), draw):
-            predict = runners[engine].predict
-            predict(batches[indices[0]][:1])
-            for index in indices:
-                start_s = time.perf_counter()
-                predict(batches[index])
-                batch_ms[engine, index] = 1000 * (time.perf_counter() - start_s)
+            asked = [batches[indices[0]][:1], *(batches[index] for index in indices)]
+            batch_ms[engine, indices] = timed(runners[engine], asked)[0][1:]
             advance(len(indices))
     sizes = np.array([len(batch) for batch in batches], dtype=np.int64)
     return Offline(tuple(runner.name for runner in runners), batch_ms, sizes, block)

@@ -1,20 +1,18 @@
 """Closed loop: N clients, each sending its next row as soon as the last one is answered, for some seconds.
 
-Served engines are asked by a process of its own (load/generator.py), the others by threads of this one.
+Served engines are asked by a process of its own (load/generator.py), the others by threads of the one they compute in.
 """
 
 from __future__ import annotations
 
-import threading
-import time
 from collections import defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tldeploy.measuring.asking import loaded
 from tldeploy.measuring.energy import find_meter
 from tldeploy.measuring.load.generator import generators
 from tldeploy.measuring.load.health import Health, worst
@@ -67,7 +65,6 @@ def closed_loop(
     health: defaultdict[tuple[int, int], list[Health]] = defaultdict(list)
     with (
         generators(runners, shuffled) as served,
-        ThreadPoolExecutor(max(concurrency), thread_name_prefix="client") as pool,
         garbage_frozen(),
         progress(what, elapsed_s.size) as advance,
     ):
@@ -80,8 +77,7 @@ def closed_loop(
                         kept[cell], elapsed_s[cell] = made.sent.latency_ms, made.sent.elapsed_s
                         health[engine, level].append(made.health)
                     else:
-                        load = Load(runners[engine], shuffled, number, seconds / ROUNDS)
-                        kept[cell], elapsed_s[cell] = load.run(pool)
+                        kept[cell], elapsed_s[cell] = loaded(runners[engine], shuffled, number, seconds / ROUNDS)
                     joules[cell] = meter.since(before)
                     advance(1)
     latencies = [kept[cell] for cell in np.ndindex(shape)]
@@ -89,52 +85,3 @@ def closed_loop(
     names = tuple(runner.name for runner in runners)
     judged = {cell: worst(found) for cell, found in health.items()}
     return ClosedLoop(names, tuple(concurrency), completed, elapsed_s, np.concatenate(latencies), judged, joules)
-
-
-class Load:
-    """One round: `clients` threads, each sending its next row when the last one is answered, until the time is up."""
-
-    def __init__(self, runner: Runner, rows: Sequence[Row], clients: int, seconds: float) -> None:
-        self.runner, self.rows, self.clients, self.seconds = runner, rows, clients, seconds
-        self.ready = threading.Barrier(clients)
-        self.stop = threading.Event()
-
-    def run(self, pool: ThreadPoolExecutor) -> tuple[NDArray[np.float64], float]:
-        """Latencies in ms of all requests as they were sent, and the seconds from the common start to the last answer.
-
-        Each client finishes the request that it is in when the time is up, and that one counts: so no round is empty.
-        """
-        futures = [pool.submit(self._client, number) for number in range(self.clients)]
-        try:
-            errors = [future.exception() for future in futures]
-        finally:
-            self.stop.set()
-        # A client that fails breaks the barrier for the others: their BrokenBarrierError is only its echo.
-        if failed := [error for error in errors if error is not None]:
-            raise next((error for error in failed if not isinstance(error, threading.BrokenBarrierError)), failed[0])
-        results = [future.result() for future in futures]
-        start = min(starts[0] for starts, _ in results)
-        end = max(ends[-1] for _, ends in results)
-        sent, answered = (np.concatenate(times) for times in zip(*results, strict=True))
-        return 1000 * (answered - sent)[np.argsort(sent, kind="stable")], end - start
-
-    def _client(self, number: int) -> tuple[list[float], list[float]]:
-        """When each request was sent and answered, in seconds of the performance counter."""
-        starts: list[float] = []
-        ends: list[float] = []
-        predict, rows = self.runner.predict, self.rows
-        try:
-            predict([rows[number % len(rows)]])  # not kept: the thread's first request opens connections and buffers
-            self.ready.wait()
-            stop_at = time.perf_counter() + self.seconds
-            row = number
-            while not ends or (ends[-1] < stop_at and not self.stop.is_set()):
-                starts.append(time.perf_counter())
-                predict([rows[row % len(rows)]])
-                ends.append(time.perf_counter())
-                row += self.clients
-        except BaseException:
-            self.stop.set()
-            self.ready.abort()
-            raise
-        return starts, ends

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tldeploy.measuring.asking import timed
 from tldeploy.measuring.scenarios.turns import SEED, blocks, garbage_frozen, turns
 from tldeploy.progress import progress
 from tldeploy.runtime import Runner
@@ -41,11 +41,7 @@ def multi_stream(runners: Sequence[Runner], rows: Sequence[Row], query_rows: int
     query_ms = np.empty((len(runners), queries))
     with garbage_frozen(), progress(what, query_ms.size) as advance:
         for engine, indices in turns(block, len(runners), draw):
-            predict = runners[engine].predict
-            predict(asked[indices[0] - 1])
-            for index in indices:
-                start = time.perf_counter()
-                predict(asked[index])
-                query_ms[engine, index] = 1000 * (time.perf_counter() - start)
+            turn = [asked[indices[0] - 1], *(asked[index] for index in indices)]
+            query_ms[engine, indices] = timed(runners[engine], turn)[0][1:]
             advance(len(indices))
     return MultiStream(tuple(runner.name for runner in runners), query_ms, query_rows, block)

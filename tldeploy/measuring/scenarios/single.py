@@ -5,7 +5,6 @@ The answers are kept with the latencies, so that the answers that are scored are
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tldeploy.errors import QualityError
+from tldeploy.measuring.asking import timed
 from tldeploy.measuring.scenarios.turns import SEED, blocks, garbage_frozen, turns
 from tldeploy.measuring.warming import WarmUp, warm_up
 from tldeploy.progress import progress
@@ -59,14 +59,9 @@ def single_stream(
     warmed = tuple(_warmed(runner, rows, classes) for runner in runners)
     with garbage_frozen(), progress(what, len(rows) * len(runners)) as advance:
         for engine, indices in turns(block, len(runners), order):
-            predict = runners[engine].predict
-            predict([rows[indices[0] - 1]])
-            for row in indices:
-                request = [rows[row]]
-                start = time.perf_counter()
-                answer = predict(request)
-                latency_ms[engine, row] = 1000 * (time.perf_counter() - start)
-                probabilities[engine, row] = answer[0]
+            took_ms, answers = timed(runners[engine], [[rows[row]] for row in (indices[0] - 1, *indices)])
+            latency_ms[engine, indices] = took_ms[1:]
+            probabilities[engine, indices] = np.concatenate(answers[1:])
             advance(len(indices))
     run = SingleStream(tuple(runner.name for runner in runners), latency_ms, probabilities, block, warmed)
     for name, wrong in zip(run.engines, run.not_finite, strict=True):
@@ -79,10 +74,12 @@ def single_stream(
 def _warmed(runner: Runner, rows: Sequence[Row], classes: int) -> WarmUp:
     """Warm one runner up, with a look at the shape of every answer."""
 
-    def ask(row: int) -> None:
-        answer = runner.predict([rows[row]])
-        if answer.shape != (1, classes):
-            found = f"it answers one row with shape {list(answer.shape)}, the model has {classes} classes"
-            raise QualityError(f"measure {runner.name}", found, "deploy this model again, then run the bench again")
+    def ask(some: Sequence[int]) -> NDArray[np.float64]:
+        took_ms, answers = timed(runner, [[rows[row]] for row in some])
+        for answer in answers:
+            if answer.shape != (1, classes):
+                found = f"it answers one row with shape {list(answer.shape)}, the model has {classes} classes"
+                raise QualityError(f"measure {runner.name}", found, "deploy this model again, then run the bench again")
+        return took_ms
 
     return warm_up(ask, len(rows))

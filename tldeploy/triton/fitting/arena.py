@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tldeploy.errors import ServerError
-from tldeploy.measuring.scenarios import Load
+from tldeploy.measuring.asking import Load
 from tldeploy.measuring.scenarios.turns import SEED
 from tldeploy.recipe import Deploy
 from tldeploy.runtime.triton import Client

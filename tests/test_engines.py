@@ -1,0 +1,71 @@
+"""Which engines a recipe opens, and from what."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.tiny import ROWS, answer, write_export
+from tests.tiny_project import RECIPE
+from tldeploy import artifacts, engines
+from tldeploy.data.rows import Rows
+from tldeploy.errors import MachineError
+from tldeploy.recipe import ENGINES, Bench, Recipe
+
+
+def recipe_of(folder: Path, wanted: list[str]) -> Recipe:
+    write_export(folder / "onnx")
+    (folder / "tuned").mkdir()
+    Rows(ROWS, np.zeros(len(ROWS), dtype=np.int64)).save(folder / "tuned" / "calibration.jsonl")
+    text = RECIPE.replace("[onnxruntime, triton-http]", f"[{', '.join(wanted)}]")
+    (folder / "recipe.yaml").write_text(text, encoding="utf-8")
+    return Recipe.load(folder)
+
+
+def test_every_engine_of_a_recipe_is_one_that_is_known_here() -> None:
+    assert set(ENGINES) == {*engines.LOCAL, *engines.SERVED}
+    assert Bench().engines == ["torch", "onnxruntime", "triton-http", "triton-grpc"]
+
+
+def test_every_variant_is_opened_in_a_process_of_its_own(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, ["onnxruntime"])
+    with engines.opened(recipe, artifacts.load(tmp_path / "onnx", "export")) as runners:
+        variants = ["fp32", "fused", "int8-dynamic"]
+        assert [runner.name for runner in runners] == [f"onnxruntime {name}" for name in variants]
+        assert len({runner.pid for runner in runners}) == 3  # type: ignore[attr-defined]
+        np.testing.assert_array_equal(runners[2].predict([ROWS[0]]), answer(tmp_path / "onnx", [ROWS[0]]))
+
+
+def test_openvino_has_the_fp32_graph_and_an_int8_one_that_is_made_once(tmp_path: Path) -> None:
+    pytest.importorskip("nncf", reason="the extra `openvino` is not installed")
+    recipe = recipe_of(tmp_path, ["openvino", "openvino-int8"])
+    exported = artifacts.load(tmp_path / "onnx", "export")
+    made = []
+    for _ in range(2):
+        with engines.opened(recipe, exported) as runners:
+            assert [runner.name for runner in runners] == ["openvino fp32", "openvino int8"]
+            expected = answer(tmp_path / "onnx", ROWS, "fp32")
+            answers = np.concatenate([runners[0].predict([row]) for row in ROWS])
+            np.testing.assert_allclose(answers, expected, atol=1e-5)
+            quantized = np.concatenate([runners[1].predict([row]) for row in ROWS])
+            np.testing.assert_allclose(quantized.sum(axis=1), 1, atol=1e-5)
+            assert np.abs(quantized - expected).max() > 1e-3, "weights that nobody has trained: it is another graph"
+        (graph,) = (tmp_path / ".cache" / "openvino").glob("int8-*.xml")
+        made.append(graph.stat().st_mtime_ns)
+    assert made[0] == made[1]
+
+
+@pytest.mark.parametrize("engine", ["openvino", "openvino-int8"])
+def test_a_package_that_is_missing_is_said_with_the_command_that_installs_it(engine: str, tmp_path: Path) -> None:
+    if find_spec("openvino"):
+        pytest.skip("the extra `openvino` is installed")
+    recipe = recipe_of(tmp_path, [engine])
+    with (
+        pytest.raises(MachineError) as caught,
+        engines.opened(recipe, artifacts.load(tmp_path / "onnx", "export")),
+    ):
+        raise AssertionError("it was opened")
+    assert "pip install 'openvino>=2026.4' 'nncf>=3.4'" in caught.value.fix

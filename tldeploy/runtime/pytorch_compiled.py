@@ -1,0 +1,48 @@
+"""The tuned network compiled for this CPU by torch.compile: inductor writes C++, and a compiler has to be there."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tldeploy.errors import MachineError
+from tldeploy.runtime.pytorch import TorchRunner
+
+if TYPE_CHECKING:
+    from tldeploy.tasks.classification import Classification
+
+SEVERAL = 3
+
+
+class TorchCompileRunner(TorchRunner):
+    """fp32, with open dims. Opening compiles twice: one row is another program than several, whatever their number.
+
+    Nothing that another process has compiled is used: opening takes what it takes on a machine that is new to it.
+    Raises MachineError when it cannot be compiled here.
+    """
+
+    name = "torch compile"
+    provider = "PyTorch CPU, fp32, inductor"
+
+    def __init__(self, tuned: Path, task: Classification) -> None:
+        super().__init__(tuned, task)
+        self._compiled = torch.compile(self._network.probabilities, dynamic=True)
+        one = {name: values[:1] for name, values in task.sample().items()}
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp()
+        try:
+            self.run(one)
+            self.run({name: np.repeat(values, SEVERAL, axis=0) for name, values in one.items()})
+        except Exception as error:  # dynamo's, inductor's and those of the compiler share no base class
+            found = " ".join(str(error).split())[:300]
+            fix = "install a C++ compiler (`apt-get install g++`), or leave torch-compile out of bench.engines"
+            raise MachineError("compile the network with torch.compile", found, fix) from error
+
+    def probabilities(self, inputs: dict[str, Tensor]) -> Tensor:
+        probabilities: Tensor = self._compiled(**inputs)
+        return probabilities
