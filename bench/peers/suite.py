@@ -1,0 +1,148 @@
+"""tldeploy against what one would write otherwise: the same network, the same rows, served by each.
+
+1. Every peer is a small server of servers/, in an environment of its own (environments.py), started by its command; how
+   long that takes counts until its first right answer. One that answers otherwise than the network is not timed.
+2. All run at once and idle but for the one that is asked. In each of ROUNDS rounds and with each number of CLIENTS,
+   every one is asked for SECONDS in an order drawn anew, by clients in a process of their own that share its cores.
+3. A ratio is of the rates within a round; what is reported is the median over rounds, with its bootstrap interval. We
+   are ahead of a peer, or it of us, when the interval does not hold 1; else they are level.
+4. Memory is the proportional set size of all its processes after the load; on disk counts what of the model it carries,
+   the installed packages of which it has loaded anything, and tritonserver where it is no such package.
+5. `answers` asks each for every held-out row instead, and scores the answers; it measures no time.
+
+6. `generator` holds our load generator against Triton's own (generator.py).
+
+    .venv/bin/python -m bench.peers.suite bench/results/<machine> [text] [images] [answers] [--models FOLDER]
+    .venv/bin/python -m bench.peers.suite bench/results/<machine> generator --perf-analyzer PROGRAM
+
+All but images need the export and the tuned network of models/review-sentiment (below --models). Parts that are not
+asked for keep what was recorded of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import sys
+import tempfile
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.peers import generator
+from bench.peers.client import Endpoint
+from bench.peers.roster import peers
+from bench.peers.running import Running, loaded_bytes
+from bench.peers.subjects import SUBJECTS, Subject
+from bench.peers.tables import page
+from tldeploy import environment
+from tldeploy.artifacts import write_file
+from tldeploy.tasks.metrics import weighted_f1
+
+ROOT = Path(__file__).parents[2]
+ROUNDS, SECONDS, CLIENTS = 5, 1.0, (1, 4, 16)
+WARM_UP_SECONDS = 0.5
+
+
+def measure(subject: Subject, folder: Path, pool: Executor) -> dict[str, Any]:
+    """By peer: what it costs to have, and by number of clients the rate of every round and its latencies in ms."""
+    draw = np.random.default_rng(0)
+    with ExitStack() as stack:
+        running: dict[str, Running] = {}
+        found: dict[str, dict[str, Any]] = {}
+        for peer in peers(subject, folder):
+            started = stack.enter_context(Running(peer, subject.rows, subject.expected, folder, pool))
+            running[peer.name] = started
+            found[peer.name] = {"start_s": started.start_s, "off_torch": started.off(), "load": {}}
+            if peer.grpc_port:
+                running[f"{peer.name}, gRPC"] = _by_grpc(started)
+                found[f"{peer.name}, gRPC"] = {"load": {}}
+        for clients in CLIENTS:
+            asked = [name for name, each in running.items() if each.peer.endpoint or clients == 1]
+            for turn in range(-1, ROUNDS):
+                for name in draw.permutation(asked).tolist():
+                    seconds = WARM_UP_SECONDS if turn < 0 else SECONDS
+                    times = running[name].load(clients, 1000 * (turn + 1), seconds)
+                    if turn >= 0:
+                        _keep(found[name]["load"].setdefault(str(clients), {"rate": [], "ms": []}), times)
+        for name, each in running.items():
+            if "start_s" in found[name]:
+                found[name]["memory_mb"] = each.memory_mb()
+                found[name]["disk_mb"] = _disk_mb(each)
+    return found
+
+
+def score(subject: Subject, folder: Path, pool: Executor) -> dict[str, Any]:
+    """By peer: weighted F1 of its answers to all rows, and how far these are from the network's on some of them."""
+    assert subject.classes is not None
+    found = {}
+    for peer in peers(subject, folder):
+        with Running(peer, subject.rows, subject.expected, folder, pool) as running:
+            off, answers = running.off(), running.answers(subject.rows)
+        metric = weighted_f1(subject.classes, subject.task.decode(answers), len(subject.task.labels))
+        found[peer.name] = {"off_torch": off, "metric": metric.as_json()}
+    return found
+
+
+def _by_grpc(started: Running) -> Running:
+    """The same server, asked over its other port."""
+    endpoint = Endpoint("grpc", started.peer.grpc_port or 0, "m")
+    return Running(
+        replace(started.peer, endpoint=endpoint), started.rows, started.expected, started.folder, started.pool
+    )
+
+
+def _keep(kept: dict[str, list[Any]], times: Any) -> None:
+    kept["rate"].append(round(len(times) / (times[:, 1].max() - times[:, 0].min()), 3))
+    kept["ms"].append((1000 * (times[:, 1] - times[:, 0])).round(2).tolist())
+
+
+def _disk_mb(running: Running) -> dict[str, float]:
+    peer = running.peer
+    parts = {"model": _size(peer.files), "packages": sum(loaded_bytes(peer, running.rows[0], running.folder).values())}
+    if peer.programs:
+        parts["tritonserver"] = _size(peer.programs)
+    return {part: round(size / 1e6, 1) for part, size in parts.items()}
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
+
+
+def taken(part: str, models: Path, perf_analyzer: Path | None, folder: Path) -> dict[str, Any]:
+    if part == "generator":
+        if perf_analyzer is None:
+            raise SystemExit("generator needs --perf-analyzer; bench/peers/perf_analyzer.sh lays it out")
+        return generator.measure(models, perf_analyzer.resolve(), folder)
+    subject = SUBJECTS["text" if part == "answers" else part](models, folder)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return (score if part == "answers" else measure)(subject, folder, pool)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("parts", nargs="*", default=["text", "images", "answers"])
+    parser.add_argument("--models", type=Path, default=ROOT / "models")
+    parser.add_argument("--perf-analyzer", type=Path, help="what perf_analyzer.sh has laid out")
+    asked = parser.parse_args()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    file = asked.out / "peers.json"
+    report = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"results": {}}
+    for part in asked.parts:
+        with tempfile.TemporaryDirectory() as folder:
+            report["results"][part] = taken(part, asked.models.resolve(), asked.perf_analyzer, Path(folder))
+        report["environment"] = environment.describe()
+        report["about"] = {"rounds": ROUNDS, "seconds": SECONDS}
+        write_file(file, json.dumps(report) + "\n")
+        write_file(asked.out / "peers.md", page(report))
+    print(page(report), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
