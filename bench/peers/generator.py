@@ -12,7 +12,6 @@ It is the part `generator` of suite.py; perf_analyzer.sh lays the program out.
 
 from __future__ import annotations
 
-import csv
 import json
 import subprocess
 from pathlib import Path
@@ -67,24 +66,24 @@ def measure(models: Path, program: Path, folder: Path) -> dict[str, Any]:
 def perf_analyzer(
     program: Path, url: str, clients: int, requests: int, folder: Path
 ) -> tuple[float, NDArray[np.float64]]:
-    """Requests a second, and the latency of each, in ms."""
-    summary, raw = folder / "summary.csv", folder / "raw.json"
+    """Requests a second, and the latency of each, in ms.
+
+    Both from the times that it recorded. The rate of its own summary is requests by the length of a window that ends
+    with a whole second, however long before that the last answer came.
+    """
+    raw = folder / "raw.json"
+    raw.unlink(missing_ok=True)  # it writes over none
     load = ["--concurrency-range", str(clients), "--request-count", str(requests), "--input-data", "rows.json"]
-    written = ["-f", summary.name, "--profile-export-file", raw.name]
-    command = [str(program), "-m", "m", "-u", url, "-i", "http", *load, *written]
+    command = [str(program), "-m", "m", "-u", url, "-i", "http", *load, "--profile-export-file", raw.name]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
-    return rate_of(summary.read_text(encoding="utf-8")), latencies_ms(raw.read_text(encoding="utf-8"))
+    return recorded(raw.read_text(encoding="utf-8"))
 
 
-def rate_of(summary: str) -> float:
-    """Inferences a second, out of the CSV of `perf_analyzer -f` with one number of clients."""
-    (line,) = csv.DictReader(summary.splitlines())
-    return float(line["Inferences/Second"])
-
-
-def latencies_ms(raw: str) -> NDArray[np.float64]:
-    """Of every request, out of the JSON of `perf_analyzer --profile-export-file`; its times are in ns."""
+def recorded(raw: str) -> tuple[float, NDArray[np.float64]]:
+    """The rate a second and the latencies in ms, out of what `--profile-export-file` wrote, which is in ns."""
     requests = [request for run in json.loads(raw)["experiments"] for request in run["requests"]]
-    return np.array([(request["response_timestamps"][-1] - request["timestamp"]) / 1e6 for request in requests])
+    sent = np.array([request["timestamp"] for request in requests])
+    answered = np.array([request["response_timestamps"][-1] for request in requests])
+    return 1e9 * len(requests) / float(answered.max() - sent.min()), (answered - sent) / 1e6

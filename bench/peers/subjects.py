@@ -4,7 +4,7 @@
 2. images: a ResNet-18 with random weights, which serve for speed, on JPEGs of PHOTO pixels.
 
 `exports` is what tldeploy publishes, by variant; `checkpoint` what transformers reads (servers/network.py); `graphs`
-the ONNX graph of a variant with what somebody needs who runs it alone.
+the quantized graph, by variant, with what somebody needs who has it and runs it without us.
 """
 
 from __future__ import annotations
@@ -95,9 +95,8 @@ def images(models: Path, folder: Path) -> Subject:
         about = {"task": task.name, "labels": LABELS, "preprocessing": task.preprocessing, "details": details}
         _seal_without_golden(new, Manifest(kind="export", name="m", inputs="", **about))
     checkpoint = image_checkpoint(network, LABELS, IMAGE_SIZE, folder / "checkpoint")
-    graph = _alone(folder / "onnx" / "fp32.onnx", folder / "graph", LABELS)
     expected = probabilities(network, task, photos[:CHECKED])
-    return Subject(task, photos, None, expected, {"fp32": folder / "onnx"}, checkpoint, {"fp32": graph})
+    return Subject(task, photos, None, expected, {"fp32": folder / "onnx"}, checkpoint, {})
 
 
 SUBJECTS: dict[str, Callable[[Path, Path], Subject]] = {"text": text, "images": images}

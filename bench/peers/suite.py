@@ -26,7 +26,7 @@ import json
 import multiprocessing
 import sys
 import tempfile
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -56,11 +56,11 @@ def measure(subject: Subject, folder: Path, pool: Executor) -> dict[str, Any]:
         running: dict[str, Running] = {}
         found: dict[str, dict[str, Any]] = {}
         for peer in peers(subject, folder):
-            started = stack.enter_context(Running(peer, subject.rows, subject.expected, folder, pool))
-            running[peer.name] = started
-            found[peer.name] = {"start_s": started.start_s, "off_torch": started.off(), "load": {}}
+            new = stack.enter_context(Running(peer, subject.rows, subject.expected, folder, pool))
+            running[peer.name] = new
+            found[peer.name] = {"start_s": new.start_s, "off_torch": new.off(), "load": {}}
             if peer.grpc_port:
-                running[f"{peer.name}, gRPC"] = _by_grpc(started)
+                running[f"{peer.name}, gRPC"] = _by_grpc(new)
                 found[f"{peer.name}, gRPC"] = {"load": {}}
         for clients in CLIENTS:
             asked = [name for name, each in running.items() if each.peer.endpoint or clients == 1]
@@ -70,10 +70,11 @@ def measure(subject: Subject, folder: Path, pool: Executor) -> dict[str, Any]:
                     times = running[name].load(clients, 1000 * (turn + 1), seconds)
                     if turn >= 0:
                         _keep(found[name]["load"].setdefault(str(clients), {"rate": [], "ms": []}), times)
-        for name, each in running.items():
-            if "start_s" in found[name]:
-                found[name]["memory_mb"] = each.memory_mb()
-                found[name]["disk_mb"] = _disk_mb(each)
+        started = [name for name in running if "start_s" in found[name]]
+        with ThreadPoolExecutor() as threads:
+            disk = threads.map(_disk_mb, [running[name] for name in started])
+            for name, disk_mb in zip(started, disk, strict=True):
+                found[name] |= {"memory_mb": running[name].memory_mb(), "disk_mb": disk_mb}
     return found
 
 

@@ -81,9 +81,6 @@ def onnxruntime(folder: Path) -> Predict:
     import onnxruntime as ort
 
     session = ort.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
-    first = session.get_inputs()[0]
-    if first.name == "pixels":
-        return lambda rows: session.run(None, {"pixels": _pixels(rows, first.shape[1])})[0].tolist()  # type: ignore[no-any-return]
     tokenizer = _tokenizer(folder)
     return lambda rows: session.run(None, _tokens(tokenizer, rows))[0].tolist()  # type: ignore[no-any-return]
 
