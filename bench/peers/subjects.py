@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from tldeploy import __version__, artifacts
 from tldeploy.artifacts import Manifest
+from tldeploy.backbones import quiet_transformers
 from tldeploy.backbones.network import ImageNetwork, Network, TextNetwork, load_network
 from tldeploy.data.rows import Rows
 from tldeploy.tasks import load_task
@@ -52,6 +53,7 @@ class Subject:
 
 
 def text(models: Path, folder: Path) -> Subject:
+    quiet_transformers()
     exported, tuned = (models / "review-sentiment" / stage for stage in ("onnx", "tuned"))
     manifest = artifacts.load(exported, "export")
     task = load_task(manifest.task, exported, manifest.labels)
@@ -77,6 +79,7 @@ def images(models: Path, folder: Path) -> Subject:
     from tldeploy.tasks.image_classification import ImageClassification
     from tldeploy.tasks.pixels import ImageEncoder
 
+    quiet_transformers()
     draw, photos = np.random.default_rng(0), []
     for _ in range(IMAGES):
         photo = io.BytesIO()

@@ -9,7 +9,6 @@
 4. Memory is the proportional set size of all its processes after the load; on disk counts what of the model it carries,
    the installed packages of which it has loaded anything, and tritonserver where it is no such package.
 5. `answers` asks each for every held-out row instead, and scores the answers; it measures no time.
-
 6. `generator` holds our load generator against Triton's own (generator.py).
 
     .venv/bin/python -m bench.peers.suite bench/results/<machine> [text] [images] [answers] [--models FOLDER]
