@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -26,9 +25,9 @@ def main(modules: str, *answering: str) -> None:
         given = Path(row).read_bytes()
         ENGINES[engine](Path(folder))([given.decode() if (Path(folder) / "tokenizer.json").exists() else given])
     files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
-    loaded, found = {os.path.realpath(file) for file in files if file}, {}
+    loaded, found = {file for file in files if file}, {}
     for package in metadata.distributions():
-        own = {os.path.realpath(str(package.locate_file(file))) for file in package.files or []}
+        own = {str(package.locate_file(file)) for file in package.files or []}
         if own & loaded:
             found[package.metadata["Name"]] = sum(Path(file).stat().st_size for file in own if Path(file).exists())
     print(json.dumps(found))
