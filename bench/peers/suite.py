@@ -1,17 +1,19 @@
 """tldeploy against what one would write otherwise: the same network, the same rows, served by each.
 
-1. Every peer is a small server of servers/, in an environment of its own (environments.py), started by its command; how
-   long that takes counts until its first right answer. One that answers otherwise than the network is not timed.
-2. All run at once and idle but for the one that is asked. In each of ROUNDS rounds and with each number of CLIENTS,
-   every one is asked for SECONDS in an order drawn anew, by clients in a process of their own that share its cores.
+1. Every peer is a small server of servers/, in an environment of its own (environments.py), started by its command. One
+   that answers otherwise than the network is not timed.
+2. For the speed all run at once and idle but for the one that is asked. In each of ROUNDS rounds and with each number
+   of CLIENTS every one is asked for SECONDS in an order drawn anew, by clients in a process of their own that share its
+   cores.
 3. A ratio is of the rates within a round; what is reported is the median over rounds, with its bootstrap interval. We
    are ahead of a peer, or it of us, when the interval does not hold 1; else they are level.
-4. Memory is the proportional set size of all its processes after the load; on disk counts what of the model it carries,
-   the installed packages of which it has loaded anything, and tritonserver where it is no such package.
-5. `answers` asks each for every held-out row instead, and scores the answers; it measures no time.
+4. `alone` starts one after the other: how long until the first right answer; weighted F1 of its answers to all held-out
+   rows; then the proportional set size of all its processes (of several at once, what they share would be divided).
+5. On disk counts what of the model it carries, the installed packages of which it has loaded anything, and tritonserver
+   where it is no such package.
 6. `generator` holds our load generator against Triton's own (generator.py).
 
-    .venv/bin/python -m bench.peers.suite bench/results/<machine> [text] [images] [answers] [--models FOLDER]
+    .venv/bin/python -m bench.peers.suite bench/results/<machine> [text] [images] [alone] [--models FOLDER]
     .venv/bin/python -m bench.peers.suite bench/results/<machine> generator --perf-analyzer PROGRAM
 
 All but images need the export and the tuned network of models/review-sentiment (below --models). Parts that are not
@@ -35,12 +37,13 @@ import numpy as np
 
 from bench.peers import generator
 from bench.peers.client import Endpoint
-from bench.peers.roster import peers
+from bench.peers.roster import Peer, peers
 from bench.peers.running import Running, loaded_bytes
 from bench.peers.subjects import SUBJECTS, Subject
 from bench.peers.tables import page
 from tldeploy import environment
 from tldeploy.artifacts import write_file
+from tldeploy.tasks.classification import Row
 from tldeploy.tasks.metrics import weighted_f1
 
 ROOT = Path(__file__).parents[2]
@@ -49,18 +52,17 @@ WARM_UP_SECONDS = 0.5
 
 
 def measure(subject: Subject, folder: Path, pool: Executor) -> dict[str, Any]:
-    """By peer: what it costs to have, and by number of clients the rate of every round and its latencies in ms."""
+    """By peer and number of clients: the rate of every round, and its latencies in ms."""
     draw = np.random.default_rng(0)
     with ExitStack() as stack:
         running: dict[str, Running] = {}
-        found: dict[str, dict[str, Any]] = {}
         for peer in peers(subject, folder):
             new = stack.enter_context(Running(peer, subject.rows, subject.expected, folder, pool))
+            new.off()
             running[peer.name] = new
-            found[peer.name] = {"start_s": new.start_s, "off_torch": new.off(), "load": {}}
             if peer.grpc_port:
                 running[f"{peer.name}, gRPC"] = _by_grpc(new)
-                found[f"{peer.name}, gRPC"] = {"load": {}}
+        found: dict[str, dict[str, Any]] = {name: {} for name in running}
         for clients in CLIENTS:
             asked = [name for name, each in running.items() if each.peer.endpoint or clients == 1]
             for turn in range(-1, ROUNDS):
@@ -68,24 +70,28 @@ def measure(subject: Subject, folder: Path, pool: Executor) -> dict[str, Any]:
                     seconds = WARM_UP_SECONDS if turn < 0 else SECONDS
                     times = running[name].load(clients, 1000 * (turn + 1), seconds)
                     if turn >= 0:
-                        _keep(found[name]["load"].setdefault(str(clients), {"rate": [], "ms": []}), times)
-        started = [name for name in running if "start_s" in found[name]]
-        with ThreadPoolExecutor() as threads:
-            disk = threads.map(_disk_mb, [running[name] for name in started])
-            for name, disk_mb in zip(started, disk, strict=True):
-                found[name] |= {"memory_mb": running[name].memory_mb(), "disk_mb": disk_mb}
+                        _keep(found[name].setdefault(str(clients), {"rate": [], "ms": []}), times)
     return found
 
 
-def score(subject: Subject, folder: Path, pool: Executor) -> dict[str, Any]:
-    """By peer: weighted F1 of its answers to all rows, and how far these are from the network's on some of them."""
-    assert subject.classes is not None
-    found = {}
-    for peer in peers(subject, folder):
+def weigh(subject: Subject, folder: Path, pool: Executor) -> dict[str, Any]:
+    """By peer, alone: until its first right answer, how far it is from the network, weighted F1 of its answers to all
+    rows, its memory after them, and what it carries on disk."""
+    found: dict[str, Any] = {}
+    roster = peers(subject, folder)
+    for peer in roster:
         with Running(peer, subject.rows, subject.expected, folder, pool) as running:
-            off, answers = running.off(), running.answers(subject.rows)
-        metric = weighted_f1(subject.classes, subject.task.decode(answers), len(subject.task.labels))
-        found[peer.name] = {"off_torch": off, "metric": metric.as_json()}
+            kept = {"start_s": running.start_s, "off_torch": running.off()}
+            answers = running.answers(subject.rows)
+            kept["memory_mb"] = running.memory_mb()
+        if subject.classes is not None:
+            classes = subject.task.decode(answers)
+            kept["metric"] = weighted_f1(subject.classes, classes, len(subject.task.labels)).as_json()
+        found[peer.name] = kept
+    with ThreadPoolExecutor(2) as threads:
+        disk = threads.map(lambda peer: _disk_mb(peer, subject.rows[0], folder), roster)
+        for peer, disk_mb in zip(roster, disk, strict=True):
+            found[peer.name]["disk_mb"] = disk_mb
     return found
 
 
@@ -102,9 +108,8 @@ def _keep(kept: dict[str, list[Any]], times: Any) -> None:
     kept["ms"].append((1000 * (times[:, 1] - times[:, 0])).round(2).tolist())
 
 
-def _disk_mb(running: Running) -> dict[str, float]:
-    peer = running.peer
-    parts = {"model": _size(peer.files), "packages": sum(loaded_bytes(peer, running.rows[0], running.folder).values())}
+def _disk_mb(peer: Peer, row: Row, folder: Path) -> dict[str, float]:
+    parts = {"model": _size(peer.files), "packages": sum(loaded_bytes(peer, row, folder).values())}
     if peer.programs:
         parts["tritonserver"] = _size(peer.programs)
     return {part: round(size / 1e6, 1) for part, size in parts.items()}
@@ -119,15 +124,20 @@ def taken(part: str, models: Path, perf_analyzer: Path | None, folder: Path) -> 
         if perf_analyzer is None:
             raise SystemExit("generator needs --perf-analyzer; bench/peers/perf_analyzer.sh lays it out")
         return generator.measure(models, perf_analyzer.resolve(), folder)
-    subject = SUBJECTS["text" if part == "answers" else part](models, folder)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return (score if part == "answers" else measure)(subject, folder, pool)
+        if part in SUBJECTS:
+            return measure(SUBJECTS[part](models, folder), folder, pool)
+        found = {}
+        for name, make in SUBJECTS.items():
+            (folder / name).mkdir()
+            found[name] = weigh(make(models, folder / name), folder / name, pool)
+        return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("out", type=Path)
-    parser.add_argument("parts", nargs="*", default=["text", "images", "answers"])
+    parser.add_argument("parts", nargs="*", default=["text", "images", "alone"])
     parser.add_argument("--models", type=Path, default=ROOT / "models")
     parser.add_argument("--perf-analyzer", type=Path, help="what perf_analyzer.sh has laid out")
     asked = parser.parse_args()

@@ -13,7 +13,6 @@ from tldeploy.measuring.statistics import fewest
 
 OURS, IN_PROCESS = "tldeploy", "in-process"
 AGAIN, THEIRS = "tldeploy again", "perf_analyzer"
-EXACT = 1e-4
 RESAMPLES = 2000
 LEVELS = ("1", "4", "16")
 
@@ -64,33 +63,31 @@ def page(report: Mapping[str, Any]) -> str:
     ]
     for subject in ("text", "images"):
         if subject in results:
-            parts += _subject(subject, results[subject], results.get("answers", {}) if subject == "text" else {})
+            parts += _subject(subject, results[subject], results.get("alone", {}).get(subject, {}))
     if "generator" in results:
         parts.append(generators(results["generator"]))
     return "\n\n".join(parts) + "\n"
 
 
-def _subject(subject: str, found: Mapping[str, Any], answers: Mapping[str, Any]) -> list[str]:
+def _subject(subject: str, found: Mapping[str, Any], alone: Mapping[str, Any]) -> list[str]:
     ours = [name for name in found if name.startswith(OURS) and not name.endswith("gRPC")]
-    shown = [speed(f"{subject}, by HTTP", found, list(found), ours[0])]
-    exact = [name for name, peer in found.items() if peer.get("off_torch", 1) <= EXACT]
+    shown = [speed(subject, found, list(found), ours[0])]
     if ours[-1] != ours[0]:
+        exact = [name for name in found if name.endswith("fp32")]
         shown.append(speed(f"{subject}, all in fp32", found, exact, ours[-1]))
-    return [*shown, costs(subject, found, answers)]
+    return [*shown, costs(subject, alone)] if alone else shown
 
 
 def speed(title: str, found: Mapping[str, Any], names: Sequence[str], ours: str) -> str:
     """A line a peer, ours first; `ours` is what the others are held against."""
     lines = []
     for name in names:
-        load = found[name]["load"]
+        load = found[name]
         waits = [_shown(percentile(load["1"]["ms"], share), ".1f") for share in (0.5, 0.99)]
         most = _shown(percentile(load["16"]["ms"], 0.99), ".0f") if "16" in load else ""
         rates = [f"{np.median(load[level]['rate']):.0f}" if level in load else "" for level in LEVELS]
         ratios = [
-            str(ratio(found[ours]["load"][level]["rate"], load[level]["rate"]))
-            if level in load and name != ours
-            else ""
+            str(ratio(found[ours][level]["rate"], load[level]["rate"])) if level in load and name != ours else ""
             for level in LEVELS
         ]
         lines.append([name, *waits, most, *rates, *ratios])
@@ -98,12 +95,10 @@ def speed(title: str, found: Mapping[str, Any], names: Sequence[str], ours: str)
     return markdown([*head, *(f"ours, times it at {level}" for level in LEVELS)], lines)
 
 
-def costs(subject: str, found: Mapping[str, Any], answers: Mapping[str, Any]) -> str:
+def costs(subject: str, alone: Mapping[str, Any]) -> str:
     lines = []
-    for name, peer in found.items():
-        if "start_s" not in peer:
-            continue
-        disk, metric = peer["disk_mb"], answers.get(name, {}).get("metric")
+    for name, peer in alone.items():
+        disk, metric = peer["disk_mb"], peer.get("metric")
         lines.append(
             [
                 name,
@@ -115,8 +110,8 @@ def costs(subject: str, found: Mapping[str, Any], answers: Mapping[str, Any]) ->
                 interval(metric) if metric else "",
             ]
         )
-    head = [subject, "start s", "RAM MB", "model MB", "packages MB", "tritonserver MB", "on disk MB", "off PyTorch"]
-    return markdown([*head, "weighted F1, held out"], lines)
+    head = [f"{subject}, alone", "start s", "RAM MB", "model MB", "packages MB", "tritonserver MB", "on disk MB"]
+    return markdown([*head, "off PyTorch", "weighted F1, held out"], lines)
 
 
 def agree(theirs: Sequence[float], ours: Sequence[float], again: Sequence[float]) -> bool:
