@@ -29,8 +29,8 @@ from tldeploy.runtime.triton import Client
 from tldeploy.triton.repository import publish
 from tldeploy.triton.server import Server
 
-ROUNDS, SECONDS = 5, 1.5
-REQUESTS = {1: 180, 4: 240, 16: 320}
+ROUNDS, SECONDS = 5, 1.0
+REQUESTS = {1: 120, 4: 160, 16: 240}
 
 
 def measure(models: Path, program: Path, folder: Path) -> dict[str, Any]:
