@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,29 +30,31 @@ from tldeploy.runtime.triton import Client
 from tldeploy.triton.repository import publish
 from tldeploy.triton.server import Server
 
-ROUNDS, SECONDS = 5, 1.0
+ROUNDS, SECONDS = 4, 1.0
 REQUESTS = {1: 120, 4: 160, 16: 240}
 
 
-def measure(models: Path, program: Path, folder: Path) -> dict[str, Any]:
-    """By number of clients and generator: the rate of every round, and its latencies in ms."""
+def measure(models: Path, program: Path, folder: Path) -> Iterator[dict[str, Any]]:
+    """By number of clients and generator: the rate of every round, and its latencies in ms; anew after each round."""
     review = models / "review-sentiment"
     held_out = Rows.load(review / "tuned" / "test.jsonl").inputs
     rows = [held_out[at] for at in np.random.default_rng(0).permutation(len(held_out))]
     publish(review / "onnx", folder / "repository", "m", Deploy())
     write_file(folder / "rows.json", json.dumps({"data": [{"text": [row]} for row in rows]}))
     draw = np.random.default_rng(0)
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {
+        str(clients): {name: {"rate": [], "ms": []} for name in (OURS, AGAIN, THEIRS)} for clients in REQUESTS
+    }
     ports = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
     with (
         Server(folder / "repository", **ports, trusted=True) as server,
         Client(server.http_url, model="m") as client,
         Generator(client, rows) as generator,
     ):
-        for clients, requests in REQUESTS.items():
-            kept = found[str(clients)] = {name: {"rate": [], "ms": []} for name in (OURS, AGAIN, THEIRS)}
-            generator.closed_loop(clients, SECONDS)  # warms up
-            for _ in range(ROUNDS):
+        generator.closed_loop(max(REQUESTS), SECONDS)  # warms up
+        for _ in range(ROUNDS):
+            for clients, requests in REQUESTS.items():
+                kept = found[str(clients)]
                 for name in draw.permutation(list(kept)).tolist():
                     if name == THEIRS:
                         rate, waits = perf_analyzer(program, server.http_url, clients, requests, folder)
@@ -60,7 +63,7 @@ def measure(models: Path, program: Path, folder: Path) -> dict[str, Any]:
                         rate, waits = len(sent.sent) / sent.elapsed_s, sent.latency_ms
                     kept[name]["rate"].append(round(rate, 3))
                     kept[name]["ms"].append(waits.round(2).tolist())
-    return found
+            yield found
 
 
 def perf_analyzer(

@@ -27,7 +27,8 @@ import json
 import multiprocessing
 import sys
 import tempfile
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -48,11 +49,11 @@ from tldeploy.tasks.metrics import weighted_f1
 
 ROOT = Path(__file__).parents[2]
 ROUNDS, SECONDS, CLIENTS = 5, 1.0, (1, 4, 16)
-WARM_UP_SECONDS = 0.5
+WARM_UP_SECONDS = 0.3
 
 
-def measure(subject: Subject, folder: Path, pool: Executor) -> dict[str, Any]:
-    """By peer and number of clients: the rate of every round, and its latencies in ms."""
+def measure(subject: Subject, folder: Path, pool: Executor) -> Iterator[dict[str, Any]]:
+    """By peer and number of clients: the rate of every round, and its latencies in ms; anew after each round."""
     draw = np.random.default_rng(0)
     with ExitStack() as stack:
         running: dict[str, Running] = {}
@@ -63,23 +64,23 @@ def measure(subject: Subject, folder: Path, pool: Executor) -> dict[str, Any]:
             if peer.grpc_port:
                 running[f"{peer.name}, gRPC"] = _by_grpc(new)
         found: dict[str, dict[str, Any]] = {name: {} for name in running}
-        for clients in CLIENTS:
-            asked = [name for name, each in running.items() if each.peer.endpoint or clients == 1]
-            for turn in range(-1, ROUNDS):
+        for turn in range(-1, ROUNDS):
+            for clients in CLIENTS:
+                asked = [name for name, each in running.items() if each.peer.endpoint or clients == 1]
                 for name in draw.permutation(asked).tolist():
                     seconds = WARM_UP_SECONDS if turn < 0 else SECONDS
                     times = running[name].load(clients, 1000 * (turn + 1), seconds)
                     if turn >= 0:
                         _keep(found[name].setdefault(str(clients), {"rate": [], "ms": []}), times)
-    return found
+            if turn >= 0:
+                yield found
 
 
-def weigh(subject: Subject, folder: Path, pool: Executor) -> dict[str, Any]:
+def weigh(subject: Subject, folder: Path, pool: Executor) -> Iterator[dict[str, Any]]:
     """By peer, alone: until its first right answer, how far it is from the network, weighted F1 of its answers to all
-    rows, its memory after them, and what it carries on disk."""
+    rows, its memory after them, and what it carries on disk; anew after each peer."""
     found: dict[str, Any] = {}
-    roster = peers(subject, folder)
-    for peer in roster:
+    for peer in peers(subject, folder):
         with Running(peer, subject.rows, subject.expected, folder, pool) as running:
             kept = {"start_s": running.start_s, "off_torch": running.off()}
             answers = running.answers(subject.rows)
@@ -87,12 +88,8 @@ def weigh(subject: Subject, folder: Path, pool: Executor) -> dict[str, Any]:
         if subject.classes is not None:
             classes = subject.task.decode(answers)
             kept["metric"] = weighted_f1(subject.classes, classes, len(subject.task.labels)).as_json()
-        found[peer.name] = kept
-    with ThreadPoolExecutor(2) as threads:
-        disk = threads.map(lambda peer: _disk_mb(peer, subject.rows[0], folder), roster)
-        for peer, disk_mb in zip(roster, disk, strict=True):
-            found[peer.name]["disk_mb"] = disk_mb
-    return found
+        found[peer.name] = {**kept, "disk_mb": _disk_mb(peer, subject.rows[0], folder)}
+        yield found
 
 
 def _by_grpc(started: Running) -> Running:
@@ -119,19 +116,23 @@ def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
 
 
-def taken(part: str, models: Path, perf_analyzer: Path | None, folder: Path) -> dict[str, Any]:
+def taken(part: str, models: Path, perf_analyzer: Path | None, folder: Path) -> Iterator[dict[str, Any]]:
+    """What is known of a part so far, again and again, so that a run that is broken off leaves what it has."""
     if part == "generator":
         if perf_analyzer is None:
             raise SystemExit("generator needs --perf-analyzer; bench/peers/perf_analyzer.sh lays it out")
-        return generator.measure(models, perf_analyzer.resolve(), folder)
+        yield from generator.measure(models, perf_analyzer.resolve(), folder)
+        return
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         if part in SUBJECTS:
-            return measure(SUBJECTS[part](models, folder), folder, pool)
-        found = {}
+            yield from measure(SUBJECTS[part](models, folder), folder, pool)
+            return
+        found: dict[str, Any] = {}
         for name, make in SUBJECTS.items():
             (folder / name).mkdir()
-            found[name] = weigh(make(models, folder / name), folder / name, pool)
-        return found
+            for weighed in weigh(make(models, folder / name), folder / name, pool):
+                found[name] = weighed
+                yield found
 
 
 def main() -> None:
@@ -146,11 +147,11 @@ def main() -> None:
     report = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"results": {}}
     for part in asked.parts:
         with tempfile.TemporaryDirectory() as folder:
-            report["results"][part] = taken(part, asked.models.resolve(), asked.perf_analyzer, Path(folder))
-        report["environment"] = environment.describe()
-        report["about"] = {"rounds": ROUNDS, "seconds": SECONDS}
-        write_file(file, json.dumps(report) + "\n")
-        write_file(asked.out / "peers.md", page(report))
+            for found in taken(part, asked.models.resolve(), asked.perf_analyzer, Path(folder)):
+                report |= {"environment": environment.describe(), "seconds": SECONDS}
+                report["results"][part] = found
+                write_file(file, json.dumps(report) + "\n")
+                write_file(asked.out / "peers.md", page(report))
     print(page(report), file=sys.stderr)
 
 

@@ -55,11 +55,11 @@ def percentile(rounds_ms: Sequence[Sequence[float]], share: float) -> float | No
 
 def page(report: Mapping[str, Any]) -> str:
     """The whole of peers.md."""
-    machine, about, results = report["environment"], report["about"], report["results"]
+    machine, results = report["environment"], report["results"]
     parts = [
-        f"{machine['cpu']}, {machine['cores']} cores, which the clients share. {about['rounds']} interleaved rounds of "
-        f"{about['seconds']:g} s. Ratios say how many times as many rows a second we answer, with their 95 % interval; "
-        "ahead or behind where it does not hold 1. A percentile of too few requests is left out."
+        f"{machine['cpu']}, {machine['cores']} cores, which the clients share. Interleaved rounds of "
+        f"{report['seconds']:g} s. Ratios say how many times as many rows a second we answer, with their 95 % "
+        "interval; ahead or behind where it does not hold 1. A percentile of too few requests is left out."
     ]
     for subject in ("text", "images"):
         if subject in results:
@@ -91,7 +91,14 @@ def speed(title: str, found: Mapping[str, Any], names: Sequence[str], ours: str)
             for level in LEVELS
         ]
         lines.append([name, *waits, most, *rates, *ratios])
-    head = [title, "p50 ms", "p99 ms", "p99 ms at 16", *(f"rows/s at {level}" for level in LEVELS)]
+    rounds = len(found[ours]["1"]["rate"])
+    head = [
+        f"{title}, {rounds} rounds",
+        "p50 ms",
+        "p99 ms",
+        "p99 ms at 16",
+        *(f"rows/s at {level}" for level in LEVELS),
+    ]
     return markdown([*head, *(f"ours, times it at {level}" for level in LEVELS)], lines)
 
 
