@@ -1,0 +1,144 @@
+"""The suites of bench/peers: what they compare is the same network, and their tables say what was measured."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bench.peers import client, tables
+from bench.peers.client import Endpoint
+from bench.peers.generator import recorded
+from bench.peers.roster import SERVERS
+from bench.peers.subjects import image_checkpoint, probabilities, text_checkpoint
+from tests.tiny import LABELS, ROWS, make_tokenizer
+from tests.tiny_images import SIZE, square
+from tldeploy.backbones.network import ImageNetwork, TextNetwork
+from tldeploy.tasks.encoding import TextEncoder
+from tldeploy.tasks.image_classification import ImageClassification
+from tldeploy.tasks.pixels import ImageEncoder
+from tldeploy.tasks.text_classification import TextClassification
+
+TEXTS = [row for row in ROWS if row]
+# Of perf_analyzer 2.60, without the rows and the answers.
+RAW = """{"experiments": [{"experiment": {"mode": "concurrency", "value": 1}, "requests": [
+    {"timestamp": 1795670754154648284, "response_timestamps": [1795670754188483564]},
+    {"timestamp": 1795670754188512208, "response_timestamps": [1795670754238795061]},
+    {"timestamp": 1795670754238818755, "response_timestamps": [1795670754257460263]}
+]}], "version": "0.0.0", "service_kind": "triton"}
+"""
+
+
+@pytest.fixture
+def text_folder(tmp_path: Path) -> tuple[Path, Any]:
+    """A tiny BERT as transformers reads it, and what the network that it was made from answers."""
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    network = TextNetwork(BertModel(BertConfig(vocab_size=tokenizer.get_vocab_size(), **sizes)), "mean", 3).eval()
+    network.temperature = 1.7
+    encoder = TextEncoder(tokenizer.to_str(), 128, 0)
+    expected = probabilities(network, TextClassification(LABELS, encoder, tmp_path / "tokenizer.json"), TEXTS)
+    return text_checkpoint(network, tmp_path, LABELS, tmp_path / "checkpoint"), expected
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> tuple[Path, Any]:
+    from transformers import ResNetConfig, ResNetModel
+
+    torch.manual_seed(0)
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+    normalisation = {"mean": [0.5] * 3, "std": [0.25] * 3, "rescale_factor": 1 / 255, "channels": "rgb"}
+    network = ImageNetwork(ResNetModel(config).eval(), normalisation, 3).eval()
+    task = ImageClassification(LABELS, ImageEncoder(image_size=SIZE, resize="squash"))
+    expected = probabilities(network, task, [square("red"), square("blue")])
+    return image_checkpoint(network, LABELS, SIZE, tmp_path / "checkpoint"), expected
+
+
+@pytest.mark.parametrize("engine", ["torch", "pipeline"])
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_each_engine_of_the_peers_answers_as_the_tuned_network(
+    kind: str, engine: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, expected = request.getfixturevalue(f"{kind}_folder")
+    rows: Sequence[Any] = TEXTS if kind == "text" else [square("red"), square("blue")]
+    monkeypatch.syspath_prepend(SERVERS)
+    import models
+
+    predict = models.ENGINES[engine](folder)
+    np.testing.assert_allclose([predict([row])[0] for row in rows], expected, atol=1e-5)
+    assert models.labels(folder) == list(LABELS)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "verdict"),
+    [([50.0, 52.0, 48.0], "ahead"), ([200.0, 210.0, 190.0], "behind"), ([100.0, 110.0, 90.0], "level")],
+)
+def test_we_are_ahead_only_beyond_the_interval(theirs: list[float], verdict: str) -> None:
+    found = tables.ratio([100.0, 100.0, 100.0], theirs)
+    assert found.verdict == verdict
+    assert found.value == pytest.approx(100 / np.median(theirs))
+    assert found.low <= found.value <= found.high
+
+
+def test_a_percentile_of_too_few_requests_is_not_told() -> None:
+    rounds = [np.arange(1.0, 101.0)] * 3
+    assert tables.percentile(rounds, 0.5) == 50
+    assert tables.percentile(rounds, 0.99) is None
+    assert tables.percentile([*rounds, rounds[0]], 0.99) == 99
+
+
+def test_generators_agree_within_the_noise_of_ours_against_itself() -> None:
+    ours = [100.0, 100.0, 100.0]
+    assert tables.agree([101.0, 101.0, 101.0], ours, again=[98.0, 100.0, 103.0])
+    assert not tables.agree([105.0, 105.0, 105.0], ours, again=[98.0, 100.0, 103.0])
+
+
+def test_what_perf_analyzer_writes_is_read() -> None:
+    rate, latencies_ms = recorded(RAW)
+    assert rate == pytest.approx(29.179, abs=1e-3)
+    assert latencies_ms.round(3).tolist() == [33.835, 50.283, 18.642]
+
+
+def test_rows_come_back_in_their_order_over_connections_that_are_kept() -> None:
+    """Of a server that answers with the length of the text, to long ones first."""
+    connections = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        with suppress(asyncio.IncompleteReadError):  # the client has closed it
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+                length = int(head.partition("content-length: ")[2].partition("\r\n")[0])
+                text = json.loads(await reader.readexactly(length))["text"]
+                await asyncio.sleep(0.01 / len(text))
+                body = json.dumps({"label": "a", "probabilities": [len(text)]}).encode()
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        writer.close()
+
+    async def ask() -> list[list[float]]:
+        async with await asyncio.start_server(answer, client.HOST, 0) as server:
+            endpoint = Endpoint("fastapi", server.sockets[0].getsockname()[1])
+            return await asyncio.to_thread(client.answers, endpoint, ["é" * size for size in range(1, 21)], 4)
+
+    assert asyncio.run(ask()) == [[size] for size in range(1, 21)]
+    assert len(connections) == 4
+
+
+def test_an_image_goes_to_triton_as_it_is() -> None:
+    endpoint = Endpoint("triton", 8000, "m", "image")
+    head, _, body = client.message(endpoint, b"\xff\xd8\r\n\r\n").partition(b"\r\n\r\n")
+    about = int(head.lower().partition(b"inference-header-content-length: ")[2].partition(b"\r\n")[0])
+    (tensor,) = json.loads(body[:about])["inputs"]
+    assert tensor["parameters"]["binary_data_size"] == len(body) - about == 4 + 6
+    assert body[about:] == b"\x06\0\0\0\xff\xd8\r\n\r\n"
