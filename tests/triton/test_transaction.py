@@ -77,7 +77,7 @@ def test_what_a_killed_publisher_had_put_back_stays(
             publish(other, repository, "tiny", TWO)
     recover(repository)
     assert contents(repository) == before
-    assert beside(repository) == {".repo.lock"}
+    assert beside(repository) == {".repo.lock", ".repo.withdrawn"}
 
 
 def fail_at(change: int, patch: pytest.MonkeyPatch) -> list[str]:
