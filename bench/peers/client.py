@@ -1,6 +1,6 @@
 """The clients: one process with one event loop, which asks every peer alike.
 
-1. `messages` writes the requests of all rows beforehand, as bytes; `Http` sends them over connections that stay open.
+1. `message` writes a request beforehand, as bytes; what sends it is our load generator's (measuring/load/wire.py).
    So a request costs the client little, and the same, whoever answers. gRPC goes through tldeploy's own client.
 2. `load` keeps some clients busy for some seconds and gives the times; `answers` asks for every row once.
 """
@@ -15,11 +15,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tldeploy.measuring.load.sending import closed_loop
+from tldeploy.measuring.load.wire import Http, post
 from tldeploy.runtime.triton import AsyncClient
+from tldeploy.runtime.triton.address import Address
 from tldeploy.tasks.classification import Row
 
 HOST = "127.0.0.1"
 AT_ONCE = 4
+PATIENCE_S = 60.0
 Kind = Literal["fastapi", "triton", "grpc"]
 
 
@@ -33,44 +36,20 @@ class Endpoint:
     column: str = ""
 
 
-class Http:
-    """HTTP/1.1 over connections that are kept: what is asked for is bytes that are ready to send."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
-
-    async def post(self, message: bytes) -> Any:
-        """The JSON of the answer. Raises RuntimeError for any but 200."""
-        reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection(HOST, self.port)
-        writer.write(message)
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
-        length = int(head.partition("content-length:")[2].partition("\r\n")[0])
-        body = await reader.readexactly(length)
-        if " 200 " not in head.partition("\r\n")[0]:
-            raise RuntimeError(f"port {self.port} answers {head.partition(chr(13))[0]}: {body[:200]!r}")
-        self._idle.append((reader, writer))
-        return json.loads(body)
-
-    def close(self) -> None:
-        while self._idle:
-            self._idle.pop()[1].close()
-
-
 def message(endpoint: Endpoint, row: Row) -> bytes:
     """One row as the endpoint takes it, with its head."""
     if endpoint.kind == "fastapi":
         if isinstance(row, bytes):
-            return _post("/image", row, {"Content-Type": "image/jpeg"})
-        return _post("/text", json.dumps({"text": row}).encode(), {"Content-Type": "application/json"})
+            return post(HOST, "/image", row, {"Content-Type": "image/jpeg"})
+        return post(HOST, "/text", json.dumps({"text": row}).encode(), {"Content-Type": "application/json"})
     path = f"/v2/models/{endpoint.model}/infer"
     tensor: dict[str, Any] = {"name": endpoint.column, "datatype": "BYTES", "shape": [1, 1]}
     if isinstance(row, str):
         body = json.dumps({"inputs": [{**tensor, "data": [row]}]}).encode()
-        return _post(path, body, {"Content-Type": "application/json"})
+        return post(HOST, path, body, {"Content-Type": "application/json"})
     raw = len(row).to_bytes(4, "little") + row
     about = json.dumps({"inputs": [{**tensor, "parameters": {"binary_data_size": len(raw)}}]}).encode()
-    return _post(path, about + raw, {"Inference-Header-Content-Length": str(len(about))})
+    return post(HOST, path, about + raw, {"Inference-Header-Content-Length": str(len(about))})
 
 
 def probabilities(endpoint: Endpoint, answer: Any) -> list[float]:
@@ -84,7 +63,7 @@ def load(endpoint: Endpoint, rows: Sequence[Row], clients: int, seconds: float) 
     async def run() -> list[tuple[float, float]]:
         async with _asking(endpoint, rows) as ask:
             await asyncio.gather(*(ask(number) for number in range(clients)))  # opens the connections
-            sent = await closed_loop(lambda taken: ask(taken[0]), range(len(rows)), clients, seconds)  # type: ignore[arg-type, return-value]
+            sent = await closed_loop(ask, range(len(rows)), clients, seconds)
         return list(zip(sent.sent.tolist(), sent.answered.tolist(), strict=True))
 
     return asyncio.run(run())
@@ -119,18 +98,10 @@ async def _asking(endpoint: Endpoint, rows: Sequence[Row]) -> AsyncIterator[Call
 
             yield by_grpc
         return
-    ready, http = [message(endpoint, row) for row in rows], Http(endpoint.port)
+    ready, address = [message(endpoint, row) for row in rows], Address.of(f"{HOST}:{endpoint.port}", "http", PATIENCE_S)
+    async with Http(address, f"ask port {endpoint.port}") as http:
 
-    async def by_http(number: int) -> list[float]:
-        return probabilities(endpoint, await http.post(ready[number]))
+        async def by_http(number: int) -> list[float]:
+            return probabilities(endpoint, json.loads(await http.ask(ready[number])))
 
-    try:
         yield by_http
-    finally:
-        http.close()
-
-
-def _post(path: str, body: bytes, headers: dict[str, str]) -> bytes:
-    lines = [f"POST {path} HTTP/1.1", f"Host: {HOST}", f"Content-Length: {len(body)}"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    return "\r\n".join([*lines, "", ""]).encode() + body

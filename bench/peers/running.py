@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from bench.peers import client
 from bench.peers.roster import SERVERS, Peer
+from tldeploy.errors import TldeployError
 from tldeploy.tasks.classification import Row
 
 START_WITHIN_S, STOP_WITHIN_S = 120.0, 20.0
@@ -121,7 +122,7 @@ class Running:
             return
         ask: Callable[[], Any] = lambda: client.answers(endpoint, self.rows[:1], 1)  # noqa: E731
         while True:
-            with suppress(OSError, EOFError, RuntimeError):
+            with suppress(TldeployError):
                 if np.abs(np.array(ask()) - self.expected[:1]).max() <= self.peer.tolerance:
                     return
             if self._process.poll() is not None or time.perf_counter() > until:

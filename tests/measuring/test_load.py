@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -13,7 +12,14 @@ from tests.measuring.virtual import OneWorker, Queue, queues, run, waited_s
 from tldeploy.errors import RequestError, ServerError
 from tldeploy.measuring.load.generator import Generator
 from tldeploy.measuring.load.health import health
-from tldeploy.measuring.load.sending import MOST_UNANSWERED, Sent, arrivals, closed_loop, open_loop
+from tldeploy.measuring.load.sending import (
+    MOST_UNANSWERED,
+    Sent,
+    arrivals,
+    closed_loop,
+    most_unanswered,
+    open_loop,
+)
 from tldeploy.measuring.scenarios import Server, server
 from tldeploy.measuring.scenarios.open import trial_seconds
 from tldeploy.measuring.statistics import percentiles
@@ -63,7 +69,7 @@ def test_a_stall_of_a_second_is_in_the_p99_of_the_open_loop_and_not_in_that_of_t
 def test_a_generator_that_is_held_up_counts_the_delay_and_is_found_out() -> None:
     """What coordinated omission would hide: the server is quick, and requests were sent late."""
 
-    async def blocking(rows: Sequence[object]) -> None:
+    async def blocking(item: str) -> None:
         loop = asyncio.get_running_loop()
         loop.jumping.now_s += 0.05  # type: ignore[attr-defined]  # the generator itself does nothing for 50 ms
 
@@ -93,6 +99,15 @@ def test_arrivals_are_dropped_when_more_come_than_are_answered() -> None:
     assert np.isfinite(sent.answered).all(), "what was sent is waited for"
 
 
+@pytest.mark.parametrize(("rate_per_s", "most"), [(1, 256), (128, 256), (400, 800), (5000, 10_000)])
+def test_more_may_be_unanswered_at_a_higher_rate(rate_per_s: float, most: int) -> None:
+    """What arrives in two seconds: after a stall of one the rest is sent too."""
+    assert most_unanswered(rate_per_s) == most
+    server = OneWorker(lambda number: 1e-5, stall_s=(1, 2))
+    due = arrivals(rate_per_s, 3, seed=0)
+    assert run(open_loop(server.ask, ["row"], due, most_unanswered(rate_per_s))).dropped == 0
+
+
 def test_the_closed_loop_sends_when_it_is_answered() -> None:
     sent = run(closed_loop(OneWorker(lambda number: 0.01).ask, ["row"], 4, 2.0))
     assert len(sent.due) == 200 + 3, "one worker is never idle; three wait when the time is up"
@@ -100,7 +115,7 @@ def test_the_closed_loop_sends_when_it_is_answered() -> None:
 
 
 def test_an_error_in_a_request_ends_the_load() -> None:
-    async def refusing(rows: Sequence[object]) -> None:
+    async def refusing(item: str) -> None:
         raise RequestError("ask", "no", "stop")
 
     with pytest.raises(ExceptionGroup) as caught:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from tldeploy.measuring.load.generator import Round
 from tldeploy.measuring.load.health import health
-from tldeploy.measuring.load.sending import Sent, arrivals, closed_loop, open_loop
-from tldeploy.tasks.classification import Row
+from tldeploy.measuring.load.sending import Sent, arrivals, closed_loop, most_unanswered, open_loop
 
 Result = TypeVar("Result")
 
@@ -57,7 +56,7 @@ class OneWorker:
         self.asked = 0
         self.free_at_s = 0.0
 
-    async def ask(self, rows: Sequence[Row]) -> None:
+    async def ask(self, item: str) -> None:
         loop = asyncio.get_running_loop()
         number, self.asked = self.asked, self.asked + 1
         begin_s = max(loop.time(), self.free_at_s)
@@ -107,7 +106,8 @@ class Asking:
         self.made = made
 
     def open_loop(self, rate_per_s: float, seconds: float, seed: int) -> Round:
-        return self._round(open_loop(self.made(seed).ask, ["row"], arrivals(rate_per_s, seconds, seed)))
+        due, most = arrivals(rate_per_s, seconds, seed), most_unanswered(rate_per_s)
+        return self._round(open_loop(self.made(seed).ask, ["row"], due, most))
 
     def closed_loop(self, clients: int, seconds: float) -> Round:
         return self._round(closed_loop(self.made(0).ask, ["row"], clients, seconds))

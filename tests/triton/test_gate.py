@@ -23,6 +23,7 @@ from tritonclient.utils import InferenceServerException
 from tests.runtime.doors import PROTOCOLS, TOLERANCE, address, some_texts
 from tests.tiny import answer
 from tldeploy.errors import RequestError, ServerError, UsageError
+from tldeploy.measuring.load.generator import Generator
 from tldeploy.recipe import Deploy
 from tldeploy.runtime.triton import AsyncClient, Client, Protocol
 from tldeploy.triton.gate import MAX_REQUEST_MB, Gate, gate_for, read_api_keys
@@ -94,6 +95,15 @@ def test_the_answers_are_those_of_the_server(
 
     np.testing.assert_allclose(plain, answer(tiny_export, rows), atol=TOLERANCE, rtol=0)
     np.testing.assert_allclose(asyncio.run(ask()), answer(tiny_export, rows), atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_load_is_made_through_it(gated: Server, protocol: Protocol, calling: dict[str, Any]) -> None:
+    with (
+        Client(address(gated, protocol), protocol=protocol, **calling) as client,
+        Generator(client, some_texts(4)) as generator,
+    ):
+        assert len(generator.closed_loop(2, 0.2).sent.sent) >= 2
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

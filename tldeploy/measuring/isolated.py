@@ -9,7 +9,6 @@ threads of onnxruntime and OpenMP spin for a while after their last request, and
 
 from __future__ import annotations
 
-import base64
 import gc
 import time
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from tldeploy.environment import resident_bytes
 from tldeploy.errors import TldeployError
 from tldeploy.measuring.asking import Answers, Queries, Times, loaded, timed
-from tldeploy.measuring.process import Parent, Process
+from tldeploy.measuring.process import Parent, Process, packed, unpacked
 from tldeploy.runtime.local import Local
 from tldeploy.tasks import load_task
 from tldeploy.tasks.classification import Classification, Row
@@ -76,24 +75,15 @@ class Isolated:
         return self.timed([rows])[1][0]
 
     def timed(self, queries: Queries) -> tuple[Times, Answers]:
-        found = self._process.tell({"queries": [_packed(query) for query in queries]})
+        found = self._process.tell({"queries": [packed(query) for query in queries]})
         return np.array(found["took_ms"]), [np.array(answer, dtype=np.float32) for answer in found["answers"]]
 
     def loaded(self, rows: Sequence[Row], clients: int, seconds: float) -> tuple[Times, float]:
-        found = self._process.tell({"rows": _packed(rows), "clients": clients, "seconds": seconds})
+        found = self._process.tell({"rows": packed(rows), "clients": clients, "seconds": seconds})
         return np.array(found["latency_ms"]), found["elapsed_s"]
 
     def close(self) -> None:
         self._process.close()
-
-
-def _packed(rows: Sequence[Row]) -> list[str | dict[str, str]]:
-    """Texts and paths as they are; the bytes of a file in an object."""
-    return [row if isinstance(row, str) else {"base64": base64.b64encode(row).decode("ascii")} for row in rows]
-
-
-def _unpacked(rows: list[str | dict[str, str]]) -> list[Row]:
-    return [row if isinstance(row, str) else base64.b64decode(row["base64"]) for row in rows]
 
 
 def _serve(parent: Parent) -> None:
@@ -129,10 +119,10 @@ def _opened(about: dict[str, Any]) -> tuple[Local, dict[str, Any]]:
 
 def _asked(runner: Local, told: dict[str, Any]) -> dict[str, Any]:
     if "queries" in told:
-        took_ms, answers = timed(runner, [_unpacked(query) for query in told["queries"]])
+        took_ms, answers = timed(runner, [unpacked(query) for query in told["queries"]])
         _until_quiet()
         return {"took_ms": took_ms.tolist(), "answers": [answer.tolist() for answer in answers]}
-    latency_ms, elapsed_s = loaded(runner, _unpacked(told["rows"]), told["clients"], told["seconds"])
+    latency_ms, elapsed_s = loaded(runner, unpacked(told["rows"]), told["clients"], told["seconds"])
     _until_quiet()
     return {"latency_ms": latency_ms.tolist(), "elapsed_s": elapsed_s}
 

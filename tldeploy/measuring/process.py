@@ -6,6 +6,7 @@ the process that started it, however that one ends: its standard input does then
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import queue
@@ -15,16 +16,27 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tldeploy import errors
 from tldeploy.errors import MachineError
+from tldeploy.tasks.classification import Row
 
 PATIENCE_S = 1.0
 LAST_LINES = 40
+
+
+def packed(rows: Sequence[Row]) -> list[str | dict[str, str]]:
+    """Rows as JSON has them: texts and paths as they are, the bytes of a file in an object."""
+    return [row if isinstance(row, str) else {"base64": base64.b64encode(row).decode("ascii")} for row in rows]
+
+
+def unpacked(rows: list[str | dict[str, str]]) -> list[Row]:
+    """The rows that `packed` was given."""
+    return [row if isinstance(row, str) else base64.b64decode(row["base64"]) for row in rows]
 
 
 class Process:

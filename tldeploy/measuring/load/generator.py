@@ -3,7 +3,7 @@
     python -m tldeploy.measuring.load.generator
 
 It is told by lines of JSON (see measuring/process.py), first whom to ask and with which rows, then round by round what
-load to make.
+load to make. Before the first round it writes all requests (see wire.py), so image files are in its memory.
 """
 
 from __future__ import annotations
@@ -23,10 +23,20 @@ import numpy as np
 
 from tldeploy.errors import TldeployError
 from tldeploy.measuring.load.health import Health, health
-from tldeploy.measuring.load.sending import MOST_UNANSWERED, Ask, Sent, arrivals, closed_loop, open_loop
-from tldeploy.measuring.process import Parent, Process
+from tldeploy.measuring.load.sending import (
+    MOST_UNANSWERED,
+    Ask,
+    Sent,
+    arrivals,
+    closed_loop,
+    most_unanswered,
+    open_loop,
+)
+from tldeploy.measuring.load.wire import Grpc, Http, messages
+from tldeploy.measuring.process import Parent, Process, packed, unpacked
 from tldeploy.runtime import Runner
-from tldeploy.runtime.triton import AsyncClient, Client
+from tldeploy.runtime.triton import Client
+from tldeploy.runtime.triton.address import TLS_SCHEME
 from tldeploy.tasks.classification import Row
 
 
@@ -45,10 +55,18 @@ class Generator:
     """
 
     def __init__(self, client: Client, rows: Sequence[Row]) -> None:
-        texts = [row if isinstance(row, str) else row.decode() for row in rows]
-        whom = {"url": client.url, "model": client.model, "protocol": client.protocol, "timeout_s": client.timeout_s}
-        about = {"client": whom, "shared_memory": client.shared_memory, "key": client.key, "rows": texts}
-        self._process = Process(__name__, f"make load on {client.name}", about)
+        at = client.address
+        whom = {
+            "url": f"{TLS_SCHEME if at.has_tls else ''}{at.url}",
+            "model": client.model,
+            "protocol": at.protocol,
+            "timeout_s": at.timeout_s,
+            "shared_memory": client.shared_memory,
+            "key": client.key,
+            "ca": at.ca,
+            "api_key": at.api_key,
+        }
+        self._process = Process(__name__, f"make load on {client.name}", {"client": whom, "rows": packed(rows)})
 
     def __enter__(self) -> Self:
         return self
@@ -91,11 +109,15 @@ async def _serve(parent: Parent) -> None:
     parent.answer({})
     gc.freeze()
     gc.disable()
+    rows = unpacked(about["rows"])
+    known: tuple[Client, Sequence[Any]] | None = None
     for load in told:
         try:
-            # A connection for each round: one that was idle may have been closed by the server.
-            async with _asking(about) as ask:
-                found = await _made(ask, about["rows"], load)
+            known = known or _encoded(about["client"], rows)
+            client, items = known
+            # Connections of each round's own: an idle one may have been closed by the server.
+            async with _asking(client, about["client"]) as ask:
+                found = await _made(ask, items, load)
         except* TldeployError as group:
             failed = group.exceptions[0]
             while isinstance(failed, BaseExceptionGroup):
@@ -105,27 +127,34 @@ async def _serve(parent: Parent) -> None:
         gc.collect()
 
 
-async def _made(ask: Ask, rows: list[str], load: dict[str, Any]) -> dict[str, Any]:
-    await asyncio.gather(*(ask([rows[0]]) for _ in range(load.get("clients", 1))))  # not kept: they open connections
+async def _made(ask: Ask[Any], items: Sequence[Any], load: dict[str, Any]) -> dict[str, Any]:
+    await asyncio.gather(*(ask(items[0]) for _ in range(load.get("clients", 1))))  # not kept: they open connections
     cpu_s = time.process_time()
     if load["load"] == "open":
-        sent = await open_loop(ask, rows, arrivals(load["rate_per_s"], load["seconds"], load["seed"]))
+        rate = load["rate_per_s"]
+        sent = await open_loop(ask, items, arrivals(rate, load["seconds"], load["seed"]), most_unanswered(rate))
     else:
-        sent = await closed_loop(ask, rows, load["clients"], load["seconds"])
+        sent = await closed_loop(ask, items, load["clients"], load["seconds"])
     times = {name: getattr(sent, name).tolist() for name in ("due", "sent", "answered")}
     return {**times, "dropped": sent.dropped, "cpu_s": time.process_time() - cpu_s}
 
 
+def _encoded(whom: dict[str, Any], rows: Sequence[Row]) -> tuple[Client, Sequence[Any]]:
+    """A client that knows the model, and what is sent one by one: messages, or single rows where memory is shared."""
+    with Client(**whom) as client:
+        return client, [[row] for row in rows] if client.shared_memory else messages(client, rows)
+
+
 @asynccontextmanager
-async def _asking(about: dict[str, Any]) -> AsyncIterator[Ask]:
-    if not about["shared_memory"]:
-        async with AsyncClient(**about["client"]) as client:
-            yield client.predict
+async def _asking(client: Client, whom: dict[str, Any]) -> AsyncIterator[Ask[Any]]:
+    if not client.shared_memory:
+        protocol = Http if client.protocol == "http" else Grpc
+        async with protocol(client.address, f"call {client.model!r} at {client.url}") as wire:
+            yield wire.ask
         return
     loop = asyncio.get_running_loop()
     # Memory is shared by the client that waits for its answer only: each request has a thread.
-    memory = {"shared_memory": True, "key": about["key"]}
-    with Client(**about["client"], **memory) as waiting, ThreadPoolExecutor(MOST_UNANSWERED) as pool:
+    with Client(**whom) as waiting, ThreadPoolExecutor(MOST_UNANSWERED) as pool:
         yield lambda rows: loop.run_in_executor(pool, waiting.predict, rows)
 
 

@@ -4,6 +4,8 @@
 2. `open_loop` sends each at its time, whatever is still unanswered. Latency counts from the time drawn: a request that
    is sent late because of the one before it has waited that long, and leaving this out is coordinated omission.
 3. `closed_loop` has clients that send again as soon as they are answered.
+
+What is sent is whatever `ask` takes, one item after the other, again and again.
 """
 
 from __future__ import annotations
@@ -11,17 +13,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tldeploy.tasks.classification import Row
-
-Ask = Callable[[Sequence[Row]], Awaitable[Any]]
+Item = TypeVar("Item")
+Ask = Callable[[Item], Awaitable[Any]]
 Times = NDArray[np.float64]
-# So many unanswered requests, and more come than are answered: the rest would tell nothing but the length of the run.
+# So many unanswered requests, or those of so many seconds if these are more, and more come than are answered: the rest
+# would tell nothing but the length of the run. A server that stalls for less long must still get them all.
 MOST_UNANSWERED = 256
+SECONDS_UNANSWERED = 2
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,16 @@ def arrivals(rate_per_s: float, seconds: float, seed: int) -> Times:
     return times[: max(1, int(np.searchsorted(times, seconds)))]
 
 
-async def open_loop(ask: Ask, rows: Sequence[Row], due: Times) -> Sent:
-    """Send the rows one by one, again and again, at the times due. Raises whatever a request raises, once all ended."""
+def most_unanswered(rate_per_s: float) -> int:
+    """How many requests may be unanswered at this rate before the rest is dropped."""
+    return max(MOST_UNANSWERED, round(SECONDS_UNANSWERED * rate_per_s))
+
+
+async def open_loop(ask: Ask[Item], items: Sequence[Item], due: Times, most: int = MOST_UNANSWERED) -> Sent:
+    """Send the items one by one at the times due, while fewer than `most` are unanswered.
+
+    Raises whatever a request raises, once all ended.
+    """
     loop = asyncio.get_running_loop()
     sent, answered = np.full((2, len(due)), np.nan)
     start = loop.time()
@@ -69,36 +80,35 @@ async def open_loop(ask: Ask, rows: Sequence[Row], due: Times) -> Sent:
 
     async def request(number: int) -> None:
         sent[number] = loop.time() - start
-        await ask([rows[number % len(rows)]])
+        await ask(items[number % len(items)])
         answered[number] = loop.time() - start
 
     number = 0
     async with asyncio.TaskGroup() as group:
-        while number < len(due) and len(under_way) < MOST_UNANSWERED:
-            if (early := due[number] - (loop.time() - start)) > 0:
-                await asyncio.sleep(early)
+        while number < len(due) and len(under_way) < most:
+            # Even when this one is late: the one before it is sent meanwhile.
+            await asyncio.sleep(max(0, due[number] - (loop.time() - start)))
             task = group.create_task(request(number))
             under_way.add(task)
             task.add_done_callback(under_way.discard)
             number += 1
-            await asyncio.sleep(0)
     return Sent(due[:number], sent[:number], answered[:number], len(due) - number)
 
 
-async def closed_loop(ask: Ask, rows: Sequence[Row], clients: int, seconds: float) -> Sent:
+async def closed_loop(ask: Ask[Item], items: Sequence[Item], clients: int, seconds: float) -> Sent:
     """Keep so many clients busy; each finishes the request that it is in when the time is up."""
     loop = asyncio.get_running_loop()
     start = loop.time()
     times: list[tuple[float, float]] = []
 
-    async def client(row: int) -> None:
+    async def client(item: int) -> None:
         now = loop.time() - start
         while now < seconds:
             begun = now
-            await ask([rows[row % len(rows)]])
+            await ask(items[item % len(items)])
             now = loop.time() - start
             times.append((begun, now))
-            row += clients
+            item += clients
 
     async with asyncio.TaskGroup() as group:
         for number in range(clients):

@@ -57,13 +57,13 @@ class Client:
         ca: str | Path | None = None,
         api_key: str | None = None,
     ) -> None:
-        self._address = Address.of(url, protocol, timeout_s, ca, api_key)
-        self.url, self.model, self.protocol, self.timeout_s = self._address.url, model, protocol, timeout_s
+        self.address = Address.of(url, protocol, timeout_s, ca, api_key)
+        self.url, self.model, self.protocol, self.timeout_s = self.address.url, model, protocol, timeout_s
         self.name = f"triton {protocol}{' shared memory' if shared_memory else ''}"
         self.shared_memory, self.key = shared_memory, key
         self._asked = f"call {model!r} at {self.url}"
         self._library = importlib.import_module(f"tritonclient.{protocol}")
-        self._options = self._address.connection_options()
+        self._options = self.address.connection_options()
         self._local = threading.local()
         self._connections: list[Any] = []
         self._lock = threading.Lock()
@@ -109,6 +109,10 @@ class Client:
         """The `top` most probable labels of each row, best first."""
         answers = self._answers(lambda served: served.row_requests(rows, top))
         return classifications(answers, len(rows))
+
+    def requests(self, rows: Sequence[Row]) -> list[Request]:
+        """What `predict` asks for the rows, one for each part, unasked. Raises UsageError and RequestError."""
+        return self._served.row_requests(rows)
 
     @property
     def steps(self) -> tuple[str, ...]:
@@ -169,8 +173,8 @@ class Client:
 
     def _ask(self, method: str, *positional: Any, headers: Mapping[str, str] | None = None, **named: Any) -> Any:
         """What the server answers to a method of tritonclient, over this thread's connection."""
-        with self._address.errors(self._asked):
-            return getattr(self._connection(), method)(*positional, **named, **self._address.call_options(headers))
+        with self.address.errors(self._asked):
+            return getattr(self._connection(), method)(*positional, **named, **self.address.call_options(headers))
 
     def _connection(self) -> Any:
         """This thread's connection: tritonclient's are not made to be shared."""

@@ -65,7 +65,7 @@ class Request:
         if region and self._output_bytes:
             wanted.set_shared_memory(region.name, self._output_bytes)
         inputs, offset = [], _aligned(self._output_bytes)
-        for (name, array), content in zip(self.inputs.items(), self._contents, strict=True):
+        for (name, array), content in zip(self.inputs.items(), self.contents, strict=True):
             given = library.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
             if region:
                 region.write(offset, content)
@@ -94,7 +94,7 @@ class Request:
     @property
     def shared_bytes(self) -> int:
         """How large a region must be to hold the inputs, and the output where its size is known."""
-        return _aligned(self._output_bytes) + sum(_aligned(content.nbytes) for content in self._contents)
+        return _aligned(self._output_bytes) + sum(_aligned(content.nbytes) for content in self.contents)
 
     @property
     def _output_bytes(self) -> int:
@@ -104,7 +104,7 @@ class Request:
         return math.prod(self.output.dims) * self.output.dtype.itemsize
 
     @cached_property
-    def _contents(self) -> list[memoryview]:
+    def contents(self) -> list[memoryview]:
         """The bytes of each input as they lie in a region: in C order; of BYTES, each after its length."""
         from tritonclient.utils import serialize_byte_tensor
 
