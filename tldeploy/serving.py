@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tldeploy.triton.lint.models import Target
     from tldeploy.triton.manifests.writing import Kind, Manifests
     from tldeploy.triton.repository import Publication
+    from tldeploy.triton.running import Running
     from tldeploy.triton.server import Server
 
 
@@ -179,6 +180,15 @@ def canary(
     elif found and share is not None:
         found = replace(found, canary=lifecycle.change_share(place, name, share))
     return found
+
+
+def serving_now(name: str, repository: str | Path = "triton_repo") -> list[Running]:
+    """The `tldeploy serve`s of this machine that answer from the live version of a model."""
+    from tldeploy.triton import config, running
+
+    place = Path(repository).resolve()
+    described = config.read(place / name / config.CONFIG_FILE)
+    return [server for server in running.live(place) if server.serves(described)]
 
 
 def trace(name: str, version: int | None = None, repository: str | Path = "triton_repo") -> Trace:

@@ -12,6 +12,7 @@ import pytest
 from tests.tiny_project import RECIPE
 from tldeploy.cli import app, execute
 from tldeploy.cli.deploy import milliseconds
+from tldeploy.triton.server import Server
 
 HEAVY = {"torch", "transformers", "numpy", "onnx", "onnxruntime", "pydantic", "rich", "yaml", "tritonclient"}
 
@@ -70,6 +71,8 @@ def test_help_lists_the_exit_code_of_every_error(capsys: pytest.CaptureFixture[s
         (["deploy", "models/x", "--p99", "20ms", "--tune-minutes", "1"], "--p99, --tune-minutes without --tune"),
         (["deploy", "models/x", "--tune", "--p99", "20ms", "--min-latency"], "both --p99 and --min-latency"),
         (["deploy", "models/x", "--tune", "--tune-minutes", "0"], "--tune-minutes"),
+        (["rollback", "model", "abc"], "'abc' is not a whole number"),
+        (["predict", "model", "-5 stars"], "a text that begins with - goes behind --"),
     ],
 )
 def test_wrong_usage_is_one_clear_message(arguments: list[str], said: str) -> None:
@@ -80,6 +83,11 @@ def test_wrong_usage_is_one_clear_message(arguments: list[str], said: str) -> No
     assert said in message
     assert "fix: " in message
     assert "Traceback" not in message
+
+
+def test_how_to_give_a_dash_is_said_where_it_helps_only(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["predict", "model"]) == execute(["tune", "models/x", "--forse"]) == 2
+    assert "goes behind" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("given", "expected"), [("20ms", 20), ("0.5s", 500), (" 2s ", 2000), ("1.5ms", 1.5)])
@@ -132,6 +140,30 @@ def test_a_stage_without_its_parent_says_what_to_run(tmp_path: Path) -> None:
     done = tldeploy("export", tmp_path)
     assert done.returncode == 5
     assert b"run `tldeploy tune` again" in done.stderr
+
+
+def test_long_texts_are_shown_cut_and_empty_ones_are_said(
+    tiny_server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long, asked = "good " * 100, ["predict", "tiny", "--url", f"http://{tiny_server.http_url}"]
+    assert execute([*asked, long, " "]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.splitlines()[::2] == [f"{long[:200]}…", " "]
+    assert shown.err == "empty: 1 of 2 texts; what is shown of them is the model's answer to no words at all\n"
+    assert execute([*asked, long, "--json"]) == 0
+    answered = json.loads(capsys.readouterr().out)
+    assert [each["row"] for each in answered["predictions"]] == [long]
+
+
+def test_lines_that_are_not_utf8_are_unusable_data(tiny_server: Server) -> None:
+    done = tldeploy("predict", "tiny", "-", "--url", tiny_server.http_url, stdin=b"good\nbad \xff\n")
+    assert done.returncode == 4
+    assert b"text 1 is not UTF-8 (byte 4)" in done.stderr
+
+
+def test_cuda_is_not_spoken_of_before_a_server_speaks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["serve", str(tmp_path / "nowhere")]) == 5
+    assert "CUDA" not in capsys.readouterr().err
 
 
 def test_the_version_is_printed() -> None:

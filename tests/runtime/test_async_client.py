@@ -41,6 +41,15 @@ def test_fifty_requests_at_once_are_merged_and_each_gets_its_own_answer(
     np.testing.assert_allclose(np.concatenate(asyncio.run(ask())), answer(tiny_export, rows), atol=TOLERANCE, rtol=0)
 
 
+def test_no_labels_is_a_mistake(protocol: Protocol, tiny_server: Server) -> None:
+    async def ask() -> None:
+        async with opened(tiny_server, protocol) as client:
+            await client.classify(["good phone"], top=0)
+
+    with pytest.raises(UsageError, match="top is 0"):
+        asyncio.run(ask())
+
+
 def test_a_refused_or_cancelled_request_leaves_the_others_alone(
     protocol: Protocol, tiny_server: Server, tiny_export: Path
 ) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 import threading
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ import pytest
 
 from tests.runtime.doors import PROTOCOLS, TOLERANCE, address, some_texts
 from tests.tiny import LABELS, ROWS, answer
-from tldeploy.errors import RequestError, ServerError, UsageError
+from tldeploy.errors import DataError, RequestError, ServerError, UsageError
 from tldeploy.runtime.triton import Client
 from tldeploy.runtime.triton.request import plain
 from tldeploy.triton.server import Server
@@ -39,6 +42,24 @@ def test_concurrent_requests_are_merged_and_each_gets_its_own_answer(client: Cli
         predicted = np.concatenate(list(pool.map(lambda row: client.predict([row]), rows)))
     np.testing.assert_allclose(predicted, answer(tiny_export, rows), atol=TOLERANCE, rtol=0)
     assert executions(client) - before < len(rows)
+
+
+def test_curl_asks_as_the_readme_says(tiny_server: Server, tiny_export: Path) -> None:
+    readme = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
+    body = re.search(r"infer -d '([^']*)'", readme)
+    assert body
+    expected = answer(tiny_export, ["Great camera"])[0]
+    (output,) = json.loads(post(tiny_server, body[1].encode()))["outputs"]
+    shares = {label: float(share) for share, _, label in (cell.split(":") for cell in output["data"])}
+    assert shares == pytest.approx(dict(zip(LABELS, expected.tolist(), strict=True)), abs=1e-5)
+    whole = post(tiny_server, b"Great camera", {"Inference-Header-Content-Length": "0"})
+    np.testing.assert_allclose(np.frombuffer(whole[-4 * len(LABELS) :], "<f4"), expected, atol=1e-5)
+
+
+def post(server: Server, body: bytes, headers: Mapping[str, str] | None = None) -> bytes:
+    request = urllib.request.Request(f"http://{server.http_url}/v2/models/tiny/infer", body, dict(headers or {}))
+    with urllib.request.urlopen(request, timeout=30) as answered:
+        return bytes(answered.read())
 
 
 def executions(client: Client) -> int:
@@ -110,6 +131,28 @@ def test_what_is_no_list_of_texts_is_a_mistake(client: Client, rows: Any) -> Non
     for ask in (client.predict, client.classify):
         with pytest.raises(UsageError, match="give a list of texts"):
             ask(rows)
+
+
+@pytest.mark.parametrize("top", [0, -1])
+def test_no_labels_is_a_mistake(client: Client, top: int) -> None:
+    with pytest.raises(UsageError, match=f"top is {top}\n  fix: ask for 1 label of each row, or more"):
+        client.classify(["good phone"], top=top)
+
+
+def test_bytes_that_were_no_utf8_are_named_by_their_place(client: Client) -> None:
+    with pytest.raises(DataError, match=r"text 1 is not UTF-8 \(byte 5\)"):
+        client.predict(["good", b"bad\xc3\xa9\xff".decode("utf-8", "surrogateescape")])
+
+
+def test_a_text_that_is_too_long_is_to_be_split(client: Client) -> None:
+    with pytest.raises(RequestError, match="the limit is 1,000,000\n  fix: shorten the text, or split it"):
+        client.predict(["x" * 1_000_001])
+
+
+def test_an_address_may_say_that_it_is_plain(client: Client) -> None:
+    with Client(f"http://{client.url}/", model="tiny", protocol=client.protocol) as same:
+        assert same.url == client.url
+        np.testing.assert_array_equal(same.predict(ROWS), client.predict(ROWS))
 
 
 def test_no_rows_is_a_mistake(client: Client) -> None:

@@ -246,7 +246,6 @@ GOOD: dict[str, Write] = {
     "other-backends": of_other_backends,
     "sequences": sequences,
     "warmed-up": warmed_up,
-    "empty": lambda place: None,
     "no-name": changed('name: "classifier"\n', ""),
     "one-instance": changed("count: 2 kind: KIND_CPU", "kind: KIND_CPU"),
 }

@@ -29,7 +29,7 @@ def test_what_it_refuses_halfway_is_served_on_trial(
         publish(exports["wide"], server.repository, "tiny", settings)
     misdescribe(monkeypatch, lambda loaded: loaded == "tiny.graph")
     with asking(server.http_url, "tiny", [ROW], connections=2) as log:
-        assert Follower(server.running, said.append).look() == []
+        assert Follower(server.running, said.append, server.published).look() == []
         time.sleep(0.1)
     assert log.errors == []
     assert live_answer(server) == pytest.approx(answer(exports["wide"], [ROW])[0], abs=1e-6)
@@ -43,7 +43,7 @@ def test_a_canary_that_nobody_told_of_is_followed(
 ) -> None:
     assert server.running is not None
     monkeypatch.setattr(running, "live", lambda repository: [])
-    follower = Follower(server.running, print)
+    follower = Follower(server.running, print, server.published)
     lifecycle.start(exports["other"], server.repository, "tiny", ONE, 0.5)
     assert follower.look() == ["tiny.canary", "tiny"]
     assert server.running.serves(config.read(server.repository / "tiny" / "config.pbtxt"))

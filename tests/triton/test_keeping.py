@@ -104,7 +104,8 @@ def test_what_is_not_kept_or_damaged_is_refused_and_the_live_version_stays(repos
         rollback(repository, "other")
     assert published(repository, "tiny").version == 3
     rollback(repository, "tiny", 1)
-    with pytest.raises(ArtifactError, match="no version older than 1"):
+    forward = "no version older than 1.*\n  fix: `tldeploy rollback tiny 2`, `tldeploy rollback tiny 3` goes forward"
+    with pytest.raises(ArtifactError, match=forward):
         rollback(repository, "tiny")
 
 
@@ -152,6 +153,8 @@ def test_every_version_is_verified_and_the_files_that_differ_are_named(
         (3, True, ()),
     ]
     assert execute(["verify", str(repository)]) == 0
+    files = [line.partition("intact")[2].strip() for line in capsys.readouterr().out.splitlines()[2:]]
+    assert files == ["7", "7", "11, configurations too"]
     (repository / "tiny.graph" / "1" / "model.onnx").write_bytes(b"damaged")
     (repository / "tiny.tokenize" / "2" / "encoder.json").unlink()
     (repository / "tiny.graph" / "labels.txt").write_text("x\n")

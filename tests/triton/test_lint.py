@@ -203,6 +203,34 @@ def test_what_tldeploy_publishes_has_no_findings(tiny_export: Path, tmp_path: Pa
         assert set(found.models) == {"tiny", "tiny.graph", "tiny.tokenize"}
 
 
+@pytest.mark.parametrize("gone", ["tiny.tokenize", "tiny.graph/config.pbtxt"])
+def test_what_is_gone_of_a_published_model_is_published_again(gone: str, tiny_export: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "repo"
+    publish(tiny_export, repository, "tiny", Deploy())
+    (repository / gone).rename(tmp_path / "gone")
+    (found,) = lint(repository, TARGET).findings
+    rule = "config-missing" if gone.endswith("pbtxt") else "ensemble-model-missing"
+    assert (found.rule, found.fix) == (rule, "publish the model again with `tldeploy deploy --force`")
+
+
+def test_a_step_is_not_offered_for_another_of_the_same_ensemble(tmp_path: Path) -> None:
+    corpus.ensemble(tmp_path)
+    (tmp_path / "crop").rename(tmp_path / "classifiers")
+    path = tmp_path / "whole" / "config.pbtxt"
+    path.write_text(path.read_text().replace('"crop"', '"classifie"'))
+    found = [each.fix for each in lint(tmp_path, TARGET).findings if each.rule == "ensemble-model-missing"]
+    assert found == ['model_name: "classifiers"']
+
+
+@pytest.mark.parametrize("name", [".git", "README.md"])
+def test_a_folder_without_models_is_said_to_be_one(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="no model is in it"):
+        lint(tmp_path)
+    (tmp_path / name).mkdir() if name == ".git" else (tmp_path / name).touch()
+    with pytest.raises(ArtifactError, match="no model is in it"):
+        lint(tmp_path)
+
+
 def test_what_is_no_repository_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no such folder"):
         lint(tmp_path / "nowhere")
@@ -275,7 +303,8 @@ def test_what_tldeploy_published_is_not_mended(tmp_path: Path) -> None:
     path.write_text(config.to_text(changed))
     before = content(repository)
     found = mend(repository)
-    assert [finding.rule for finding in found.findings] == ["graph-level"]
+    ((rule, fix, edit),) = [(finding.rule, finding.fix, finding.edit) for finding in found.findings]
+    assert (rule, fix, edit) == ("graph-level", "publish the model again with `tldeploy deploy --force`", None)
     assert found.fixed == ()
     assert content(repository) == before
 

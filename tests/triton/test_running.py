@@ -20,6 +20,7 @@ from tests.tiny import MAX_LENGTH, ROWS, answer, make_tokenizer
 from tests.triton.asking import Log, asking
 from tests.triton.test_repository import check_loadable
 from tests.triton.test_server import owner
+from tldeploy.cli import show
 from tldeploy.errors import RequestError, ServerError
 from tldeploy.recipe import Deploy
 from tldeploy.runtime.triton import AsyncClient, Client
@@ -231,7 +232,7 @@ def test_a_server_that_nobody_told_looks_by_itself(
 ) -> None:
     assert server.running is not None
     said: list[str] = []
-    follower = Follower(server.running, said.append)
+    follower = Follower(server.running, said.append, server.published)
     workers = Workers(f"{server.id}-", server.repository)
     graph = server.repository / "tiny.graph"
     with (
@@ -245,7 +246,8 @@ def test_a_server_that_nobody_told_looks_by_itself(
             assert watch.look() == follower.look() == []
         assert said == []
         assert follower.look() == ["tiny"]
-        assert "version 2 is live" in said.pop()
+        assert "version 2 is live" in said[0]
+        assert said[1:] == ["tldeploy: tiny, version 2, is served now"]
         assert watch.look() == follower.look() == []  # it watches by the new configuration
         assert live_answer(server) == pytest.approx(answer(exports["wide"], [ROW])[0], abs=1e-6)
         publish(exports["other"], server.repository, "tiny", TWO)
@@ -257,6 +259,22 @@ def test_a_server_that_nobody_told_looks_by_itself(
         assert said == []
     assert live_answer(server) == pytest.approx(answer(exports["wide"], [ROW])[0], abs=1e-6)
     assert on_trial(server) == []
+
+
+def test_a_version_that_a_server_was_told_of_is_said_once(
+    server: Server, exports: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert server.running is not None
+    said: list[str] = []
+    follower = Follower(server.running, said.append, server.published)
+    publish(exports["other"], server.repository, "tiny", ONE)
+    show.print_next("tiny", server.repository)
+    assert capsys.readouterr().out == f"served by the server at {server.http_url} (process {os.getpid()})\n"
+    assert follower.look() == follower.look() == []
+    assert said == ["tldeploy: tiny, version 2, is served now"]
+    server.stop()
+    show.print_next("tiny", server.repository)
+    assert capsys.readouterr().out == f"next: tldeploy serve {server.repository}\n"
 
 
 class RefusingSplits:

@@ -7,6 +7,7 @@ heavy, when they run: `tldeploy --help` imports click and nothing else.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -61,6 +62,7 @@ Exit codes:
 
 Every verb takes --json: the last line of standard output is then one JSON object, also for an error.
 """
+NUMBERS = {"integer": "a whole number", "float": "a number"}  # as click does not call them
 VERBS = (
     *(init, rank, run, fetch, find_rate, tune, search, export, deploy, serve, predict, bench, compare),
     *(capacity, manifests, lint, canary, rollback, trace, verify, doctor),
@@ -131,8 +133,11 @@ def _misused(error: click.ClickException, arguments: Sequence[str]) -> int:
         error.show()
         return UsageError.exit_code
     found = error.format_message().rstrip(".")
+    found = re.sub(r"a valid (integer|float)( range)?", lambda kind: NUMBERS[kind[1]], found)
     usage = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "tldeploy"
-    fix = f"see `{usage} --help`; a text that begins with - goes behind --"
+    fix = f"see `{usage} --help`"
+    if isinstance(error, click.NoSuchOption) and usage.endswith(" predict"):
+        fix += "; a text that begins with - goes behind --"
     return _fail(UsageError("understand the command", found, fix), arguments)
 
 

@@ -94,7 +94,7 @@ def command(
             print(f"next: tldeploy canary {name.removesuffix('.canary')} --repository {outcome.folder.parent.parent}")
             return
         print(f"{name}, version {version}, is live in {outcome.folder.parent.parent}")
-        print(f"next: tldeploy serve {outcome.folder.parent.parent}")
+        show.print_next(name, outcome.folder.parent.parent)
 
 
 def _goal(tune: bool, p99_ms: float | None, min_latency: bool, tune_minutes: float | None) -> Goal | None:

@@ -10,12 +10,15 @@ import click
 
 from tldeploy.cli.show import json_option, print_json
 from tldeploy.errors import UsageError
+from tldeploy.progress import say
+
+SHOWN = 200  # characters of a row
 
 
 @click.command("predict")
 @click.argument("model")
 @click.argument("rows", metavar="ROW...", nargs=-1, required=True)
-@click.option("--url", help="host:port, or https://host:port; by default this machine, 8000 for HTTP, 8001 for gRPC.")
+@click.option("--url", help="[http://|https://]host:port; by default this machine, 8000 for HTTP, 8001 for gRPC.")
 @click.option("--ca", type=click.Path(exists=True, dir_okay=False), help="PEM file that vouches for the server's TLS.")
 @click.option("--protocol", type=click.Choice(["http", "grpc"]), default="http", show_default=True)
 @click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Labels to show of each row.")
@@ -54,13 +57,16 @@ def command(
     if start and url:
         raise UsageError("predict", "both --serve and --url are given", "give one of them")
     predictions = serving.predict(model, asked, url, protocol, top, serve_from=start, ca=ca)
+    if empty := sum(not row.strip() for row in asked):
+        say(f"empty: {empty} of {len(asked)} texts; what is shown of them is the model's answer to no words at all")
     if as_json:
         answers = [{"row": p.row, "labels": dict(zip(p.labels, p.probabilities, strict=True))} for p in predictions]
         print_json({"model": model, "predictions": answers})
         return
     for prediction in predictions:
         pairs = zip(prediction.labels, prediction.probabilities, strict=True)
-        print(f"{prediction.row}\n  " + "   ".join(f"{label} {share:.3f}" for label, share in pairs))
+        row = prediction.row if len(prediction.row) <= SHOWN else f"{prediction.row[:SHOWN]}…"
+        print(f"{row}\n  " + "   ".join(f"{label} {share:.3f}" for label, share in pairs))
 
 
 def _lines() -> list[str]:

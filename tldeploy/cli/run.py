@@ -36,4 +36,4 @@ def command(recipe: str, force: bool, as_json: bool) -> None:
     print(f"\n{show.methods(outcomes['tune'])}\n\n{show.scorecard(outcomes['export'])}\n\n{render_table(report)}")
     print(f"{HOW_TO_READ}\n\n{headline(report)}\n{weakest_class(report)}")
     print(f"report: {page}")
-    print(f"next: tldeploy serve {outcomes['deploy'].folder.parent.parent}")
+    show.print_next(outcomes["deploy"].manifest.name, outcomes["deploy"].folder.parent.parent)

@@ -66,8 +66,14 @@ def command(
     """
     from tldeploy import environment, serving
 
-    if not environment.describe()["gpus"]:
-        say("no NVIDIA GPU here: what the server says of CUDA below is harmless")
+    explained = bool(environment.describe()["gpus"])
+
+    def log(line: str) -> None:
+        nonlocal explained
+        if not explained and "cuda" in line.lower():
+            explained = True
+            say("no NVIDIA GPU here: what the server says of CUDA below is harmless")
+        say(line)
 
     def on_ready(server: Server) -> None:
         models = [f"{published.name} (version {published.version})" for published in server.published]
@@ -90,6 +96,6 @@ def command(
         max_request_mb=max_request_mb,
         key_file=key_file,
         opened=opened,
-        log=say,
+        log=log,
         on_ready=on_ready,
     )

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from tldeploy.errors import ServerError
 from tldeploy.tables import aligned
 
 TOP = 10
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from tldeploy.benchmarking.gate import Judged
     from tldeploy.exporting.explain import Explained
     from tldeploy.pipeline import Outcome
+    from tldeploy.triton.running import Running
     from tldeploy.tuning.candidates import Candidate
     from tldeploy.tuning.search import Searched
 
@@ -33,6 +37,19 @@ force_option = click.option("--force", is_flag=True, help="Do the work again eve
 def wants_json(arguments: Sequence[str]) -> bool:
     """Whether a command line that could not be parsed asked for JSON."""
     return "--json" in arguments
+
+
+def print_next(name: str, repository: Path) -> None:
+    """The servers that answer from what is live now; where there is none, how to start one."""
+    from tldeploy import serving
+
+    servers: list[Running] = []
+    with suppress(ServerError):  # one that hangs took nothing
+        servers = serving.serving_now(name, repository)
+    for server in servers:
+        print(f"served by the server at {server.url} (process {server.pid})")
+    if not servers:
+        print(f"next: tldeploy serve {repository}")
 
 
 def print_json(value: Mapping[str, Any]) -> None:

@@ -32,10 +32,16 @@ def command(repository: str, as_json: bool) -> None:
         print_json({"intact": intact, "versions": [asdict(version) for version in found]})
     else:
         rows = [
-            [v.name, str(v.version), "live" if v.live else "kept", "damaged" if v.damaged else "intact", str(v.checked)]
-            for v in found
+            [
+                version.name,
+                str(version.version),
+                "live" if version.live else "kept",
+                "damaged" if version.damaged else "intact",
+                f"{version.checked}{', configurations too' if version.live else ''}",
+            ]
+            for version in found
         ]
-        print(aligned(["model", "version", "", "state", "files"], rows, left=4))
+        print(aligned(["model", "version", "", "state", "files"], rows, left=5))
         for version in found:
             for damage in version.damaged:
                 print(f"{version.name}, version {version.version}: {damage}")

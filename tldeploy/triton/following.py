@@ -6,7 +6,7 @@ machine that shares the folder.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tldeploy import artifacts
@@ -15,19 +15,20 @@ from tldeploy.triton import config
 from tldeploy.triton.canary import parts
 from tldeploy.triton.config import CONFIG_FILE
 from tldeploy.triton.keeping import check_served
-from tldeploy.triton.repository import live_version
+from tldeploy.triton.repository import Publication, live_version
 from tldeploy.triton.running import Running, asked_by
 from tldeploy.triton.transaction import alone_with
 
 
 class Follower:
-    """server: the one that follows its repository. log: is told what was done."""
+    """server: the one that follows its repository. log: is told what was done. published: what it serves already."""
 
-    def __init__(self, server: Running, log: Callable[[str], None]) -> None:
+    def __init__(self, server: Running, log: Callable[[str], None], published: Sequence[Publication]) -> None:
         self._server, self._log = server, log
         self._repository = Path(server.repository)
         self._refused: set[tuple[str, int, parts.Canary | None]] = set()
         self._known: set[str] = set()
+        self._served = {publication.name: publication.version for publication in published}
 
     def look(self) -> list[str]:
         """Take what is live and not served so yet; the names of those that were taken.
@@ -56,6 +57,8 @@ class Follower:
         ensembles = [*([canary.stable_model] if canary else []), name]
         described = [config.read(self._repository / ensemble / CONFIG_FILE) for ensemble in ensembles]
         missing = [each for each in described if not self._server.serves(each)]
+        if not missing:
+            self._note(name, version)  # a publisher told the server
         if not missing or (name, version, canary) in self._refused:
             return False
         self._log(f"{name}: version {version} is live in {self._repository}, and is loaded")
@@ -76,7 +79,13 @@ class Follower:
             self._log(f"{name}: {outcome}: {error}")
             self._refused.add((name, version, canary))
             return False
+        self._note(name, version)
         return True
+
+    def _note(self, name: str, version: int) -> None:
+        if self._served.get(name) != version:
+            self._served[name] = version
+            self._log(f"tldeploy: {name}, version {version}, is served now")
 
     def _forget_what_is_gone(self) -> None:
         """Unload what another machine took away, unless something that was refused might still ask it."""
@@ -84,3 +93,4 @@ class Follower:
         if not self._refused:
             self._server.forget(sorted(self._known - there, reverse=True))
         self._known = there
+        self._served = {name: version for name, version in self._served.items() if name in there}

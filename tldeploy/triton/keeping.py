@@ -70,7 +70,9 @@ def _older(name: str, live: int, kept: list[int]) -> int:
     older = [version for version in kept if version < live]
     if not older:
         asked, found = f"roll {name} back", f"no version older than {live}, the live one, is kept"
-        raise ArtifactError(asked, found, "name a version, or keep more with `deploy.keep_versions`")
+        newer = ", ".join(f"`tldeploy rollback {name} {version}`" for version in kept if version > live)
+        fix = f"{newer} goes forward" if newer else "keep more with `deploy.keep_versions`"
+        raise ArtifactError(asked, found, fix)
     return older[-1]
 
 

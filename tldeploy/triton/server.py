@@ -224,7 +224,7 @@ class Server:
         process = self._process
         assert process is not None
         log, lock = self._log or (lambda line: None), self.running.lock if self.running else None
-        follower = Follower(self.running, log) if self.running else None
+        follower = Follower(self.running, log, self.published) if self.running else None
         workers = Workers(f"{self.id}-", self.repository)
         with Watch(self._inner_url, self.key, workers, log, lock=lock) as watch:
             while True:

@@ -36,6 +36,8 @@ CONFIG_FILE, LATER_CONFIG = config.CONFIG_FILE, config.LATER_CONFIG
 LOCK_WAIT_S = 600.0
 # What was committed is known by one of three names: as long as it is put in place, when it is, or when it is put back.
 _PLAN, _LIVE, _WITHDRAWN, _BEFORE = "plan.json", "live.json", "withdrawn.json", ".before"
+# What publishers keep beside the repository for as long as they hold its lock: whoever gets the lock finds it dead.
+_SCRATCH = ("staging", "candidate", "retired")
 
 # Gets a repository with nothing but the version to be published, and raises what speaks against it.
 Check = Callable[[Path], None]
@@ -68,7 +70,7 @@ def can_hold_off(repository: Path) -> bool:
 
 @contextmanager
 def alone_with(repository: Path, asked: str, wait_s: float | None = None) -> Iterator[None]:
-    """Hold off publishers until the block ends; what a killed one left is finished first.
+    """Hold off publishers until the block ends; what a killed one left is finished first, or removed.
 
     Raises StorageError, "cannot {asked}: …", when one does not finish within `wait_s` seconds, LOCK_WAIT_S by default.
     """
@@ -76,7 +78,8 @@ def alone_with(repository: Path, asked: str, wait_s: float | None = None) -> Ite
     with locked(_beside(repository, "lock"), asked, wait_s), storage_errors(repository):
         if refusal := _finish(repository):
             say(str(refusal))
-        shutil.rmtree(_beside(repository, "retired"), ignore_errors=True)  # what a killed `retire` left
+        for what in _SCRATCH:
+            shutil.rmtree(_beside(repository, what), ignore_errors=True)
         yield
 
 
@@ -88,7 +91,6 @@ def begin(repository: Path) -> Iterator[Path]:
     """
     staging = _beside(repository, "staging")
     with alone_with(repository, f"publish to {repository}"):
-        shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
         _refuse_another_disk(staging, repository)
         try:
@@ -144,7 +146,6 @@ def commit(
 @contextmanager
 def _candidate(repository: Path, staging: Path, models: Sequence[str], version: int) -> Iterator[Path]:
     folder = _beside(repository, "candidate")
-    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     try:
         for model in models:
@@ -167,10 +168,14 @@ def retire(repository: Path, models: Sequence[str]) -> None:
 
 
 def recover(repository: Path) -> None:
-    """Finish a publication that was cut off after its commit point, in running servers too."""
+    """Finish a publication that was cut off after its commit point, in running servers too; remove what is left of one
+    that was cut off before, unless somebody publishes just now."""
     repository = repository.resolve()
     if _beside(repository, "publishing").exists():
         with alone_with(repository, f"finish publishing to {repository}"):
+            pass
+    elif any(_beside(repository, what).exists() for what in _SCRATCH):
+        with suppress(StorageError), alone_with(repository, f"tidy up beside {repository}", wait_s=0):
             pass
 
 

@@ -26,6 +26,7 @@ def test_kserve_gets_the_repository_the_image_and_the_runtime(repository: Path, 
     assert model["resources"]["requests"]["cpu"] == model["resources"]["limits"]["cpu"]
     head = (tmp_path / "inference-service.yaml").read_text().partition("\napiVersion")[0]
     assert all(line.startswith("# ") for line in head.splitlines())
+    assert "# A limit of cores stops a replica in the middle of a request. Without one here KServe's own holds" in head
     assert all(named in head for named in ("My_reviews", "kserve-tritonserver", STORAGE, IMAGE))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +19,8 @@ DEFAULT_URL = {"http": "127.0.0.1:8000", "grpc": "127.0.0.1:8001"}
 KEY_HEADER = "tldeploy-key"
 KEY_VARIABLE = "TLDEPLOY_KEY"
 API_KEY_VARIABLE = "TLDEPLOY_API_KEY"
-TLS_SCHEME = "https://"
+PLAIN_SCHEME, TLS_SCHEME = "http://", "https://"
+PROBED_WITHIN_S = 1.0
 # What Triton, or the gate before it, says or answers with when it refuses a request, and what to do then.
 CORRECT, PUBLISHED = "correct the request", "name a model that is published there; `tldeploy serve` prints them"
 SHOW_KEY = "give one of the API keys that the server takes (api_key=, or TLDEPLOY_API_KEY)"
@@ -26,6 +28,7 @@ REFUSALS = {
     "401": SHOW_KEY,
     "StatusCode.UNAUTHENTICATED": SHOW_KEY,
     "request is larger than": "send fewer or smaller rows at a time",
+    "bytes, the limit is": "shorten the text, or split it into several",
     "unknown model": PUBLISHED,
     "is not found": PUBLISHED,
     "400": CORRECT,
@@ -84,7 +87,8 @@ class Address:
         if ca is not None:
             _check_ca(Path(ca), has_tls)
         trusted, api_key = str(ca) if ca else None, api_key or os.environ.get(API_KEY_VARIABLE)
-        return cls(_checked(url.removeprefix(TLS_SCHEME)), protocol, timeout_s, has_tls, trusted, api_key)
+        place = _checked(url.removeprefix(TLS_SCHEME).removeprefix(PLAIN_SCHEME).removesuffix("/"))
+        return cls(place, protocol, timeout_s, has_tls, trusted, api_key)
 
     def connection_options(self, asyncio: bool = False) -> dict[str, Any]:
         """What tritonclient's InferenceServerClient of this protocol is made with."""
@@ -152,7 +156,23 @@ class Address:
         fix = "start it with `tldeploy serve`, and check host, port and protocol"
         if self.has_tls:
             fix += ", and that its certificate is for that host and vouched for (ca=)"
+        elif not cut_off and (spoken := self._spoken_there()) not in {None, self.protocol}:
+            found = f"what listens at {self.url} looks like {spoken}, not {self.protocol}"
+            fix = f"ask it over {spoken}, or name the server's other port"
         return ServerError(asked, found, fix)
+
+    def _spoken_there(self) -> Protocol | None:
+        """The protocol of whoever listens there, by the first bytes of an answer; None where they do not tell."""
+        host, _, port = self.url.rpartition(":")
+        try:
+            with socket.create_connection((host.strip("[]"), int(port)), PROBED_WITHIN_S) as connection:
+                connection.sendall(f"GET /v2 HTTP/1.1\r\nHost: {self.url}\r\nConnection: close\r\n\r\n".encode())
+                first = connection.recv(16)
+        except OSError:
+            return None
+        if first.startswith(b"HTTP/1"):
+            return "http"
+        return "grpc" if first[3:4] == b"\x04" else None  # HTTP/2 begins with a frame of SETTINGS
 
 
 def closed(asked: str) -> UsageError:

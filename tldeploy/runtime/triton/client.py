@@ -32,8 +32,8 @@ from tldeploy.tasks.classification import Row
 class Client:
     """A model on a Triton server, as a runner; safe to use from several threads at once.
 
-    url: host:port of the chosen protocol, https://host:port for TLS; by default this machine, port 8000 for HTTP and
-    8001 for gRPC.
+    url: host:port of the chosen protocol, also as http://host:port, or https://host:port for TLS; by default this
+    machine, port 8000 for HTTP and 8001 for gRPC.
     model: the published name.
     timeout_s: how long one request may take.
     shared_memory: put tensors into memory that the server, on this machine, shares with us, instead of sending them.
@@ -91,7 +91,8 @@ class Client:
 
         More rows than the model's max_batch_size are asked for in parts, one after the other.
 
-        Raises UsageError for what is no list of rows, RequestError and ServerError.
+        Raises UsageError for what is no list of rows, DataError for bytes that were no UTF-8 (surrogate escapes),
+        RequestError and ServerError.
         """
         return probabilities(self._answers(lambda served: served.row_requests(rows)))
 
@@ -106,7 +107,7 @@ class Client:
         return probabilities(self._answers(lambda served: served.tensor_requests(tensors)))
 
     def classify(self, rows: Sequence[Row], top: int = 1) -> list[list[Classification]]:
-        """The `top` most probable labels of each row, best first."""
+        """The `top` most probable labels of each row, best first. Raises as `predict` does, UsageError for no `top`."""
         answers = self._answers(lambda served: served.row_requests(rows, top))
         return classifications(answers, len(rows))
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tldeploy.errors import RequestError, UsageError
+from tldeploy.errors import DataError, RequestError, UsageError
 from tldeploy.runtime.triton.request import Request, Tensor, plain
 from tldeploy.tasks.classification import Row
 
@@ -123,13 +123,19 @@ class Served:
         provider = f"Triton {version}, {graph['backend']}"
         return cls(Endpoint.of(configs[0]), Endpoint.of(graph, pinned), provider, tuple(steps or [configs[0]["name"]]))
 
-    def row_requests(self, rows: Sequence[Row], class_count: int = 0) -> list[Request]:
-        """One for each batch of rows. Raises UsageError for what is no list of rows, RequestError for a bad text."""
+    def row_requests(self, rows: Sequence[Row], top: int | None = None) -> list[Request]:
+        """One for each batch of rows. top: so many labels of each are wanted, and not the output itself.
+
+        Raises UsageError for what is no list of rows, DataError and RequestError for a bad text.
+        """
+        if top is not None and top < 1:
+            raise UsageError(f"call {self.rows.name!r}", f"top is {top}", "ask for 1 label of each row, or more")
         self._check_rows(rows)
         given, size = self.rows.inputs[0].name, self.rows.max_batch_size or 1
         # dtype object keeps empty strings and NUL bytes; numpy's own string types cut these off.
-        cells = ([[self._bytes(row)] for row in rows[start : start + size]] for start in range(0, len(rows), size))
-        return [self.rows.request({given: np.array(part, dtype=object)}, class_count) for part in cells]
+        cells = [[self._bytes(index, row)] for index, row in enumerate(rows)]
+        parts = (np.array(cells[start : start + size], dtype=object) for start in range(0, len(rows), size))
+        return [self.rows.request({given: part}, top or 0) for part in parts]
 
     def tensor_requests(self, tensors: Any) -> list[Request]:
         """One for each batch of encoded rows, given as arrays by name.
@@ -165,7 +171,7 @@ class Served:
         if wrong := [row for row in rows if not isinstance(row, str | bytes if of_images else str)]:
             raise UsageError(asked, f"a row is of type {type(wrong[0]).__name__}, not {what}", fix)
 
-    def _bytes(self, row: Row) -> bytes:
+    def _bytes(self, index: int, row: Row) -> bytes:
         """What is sent of a row: the text in UTF-8, or the image file's content."""
         if isinstance(row, bytes):
             return row
@@ -179,6 +185,9 @@ class Served:
         try:
             return row.encode("utf-8")
         except UnicodeEncodeError as error:
+            if "\udc80" <= row[error.start] <= "\udcff":  # a byte that was no UTF-8, as Python hands it over
+                found = f"text {index} is not UTF-8 (byte {len(row[: error.start].encode('utf-8'))})"
+                raise DataError(asked, found, "convert it to UTF-8, as iconv does") from None
             found = f"the text has a lone surrogate at character {error.start}, which UTF-8 cannot carry"
             raise RequestError(asked, found, "decode the text with its right encoding") from None
 

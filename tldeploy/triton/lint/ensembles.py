@@ -70,8 +70,9 @@ def _step(model: Model, index: int, models: Mapping[str, Model], ends: dict[str,
     if step.model_namespace:
         return False  # of another repository, which is not known here
     if inner is None:
-        close = nearest(step.model_name, [name for name in models if name != model.name])
-        found = f"step {index} is the model {step.model_name}, which is not in the repository"
+        taken_by = {model.name, *(each.model_name for each in model.known.ensemble_scheduling.step)}
+        close = nearest(step.model_name, [name for name in models if name not in taken_by])
+        found = f"step {index} is the model {step.model_name}, of which there is no folder in the repository"
         fix = f'model_name: "{close[0]}"' if close else "add the model, or take the step out"
         model.report("ensemble-model-missing", found, fix, *at, "model_name")
         return False

@@ -15,7 +15,7 @@ Severity = Literal["error", "warning"]
 RULES: dict[str, tuple[Severity, str]] = {
     # files.py
     "path-spaces": ("error", "Triton's Python workers hang below a path with spaces"),
-    "config-missing": ("error", "no config.pbtxt, and no model file that the server could complete one from"),
+    "config-missing": ("error", "no config.pbtxt, and nothing that the server could complete one from"),
     "name-differs": ("error", "`name` is not the folder's name"),
     "version-missing": ("error", "no version folder: a whole number from 1, without leading zeros"),
     "version-name": ("warning", "a folder that looks like a version, but is not named by a whole number from 1"),

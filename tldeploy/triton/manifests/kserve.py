@@ -2,6 +2,7 @@
 
 Its Triton runtime, `kserve-tritonserver`, loads what lies below `storageUri` from /mnt/models, listens on the ports
 that KServe wants, and appends `args` to its own; limits that are not given here stay the runtime's, one core and 2 GiB.
+So there has to be a limit of cores, unlike in the chart: Kubernetes refuses one below what is asked for.
 Its image has no packages for Python steps, so these need an image of ours.
 """
 
@@ -80,5 +81,9 @@ def _head(needs: Needs, image: str, storage_uri: str) -> str:
         lines.append(f"- The image {image}, built by `tldeploy manifests --for docker`, where the nodes can pull it.")
     if needs.gpus:
         lines.append(f"- Nodes with {needs.gpus} NVIDIA GPU{'s' if needs.gpus > 1 else ''} and the device plugin.")
+    lines.append(
+        "A limit of cores stops a replica in the middle of a request. Without one here KServe's own holds, which is "
+        "one core: raise it to the node's cores where others leave them free."
+    )
     lines.append("Memory is a first guess, 1 GiB and twice the models' files for each instance. Measure, then set it.")
     return "\n".join(map(commented, lines))
