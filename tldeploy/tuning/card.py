@@ -15,6 +15,7 @@ import yaml
 
 from tldeploy.artifacts import Manifest
 from tldeploy.recipe import Tune
+from tldeploy.tasks.calibration import NOT_FITTED, WHY_NOT
 
 CARD = "README.md"
 Counts = Mapping[str, Mapping[str, int]]
@@ -117,7 +118,9 @@ def _results(manifest: Manifest) -> str:
             for key, name in (("ece", "expected calibration error"), ("nll", "negative log-likelihood"))
             if (figures := calibration.get(split))
         ]
-        parts.append(f"Logits are divided by the temperature {_number(calibration['temperature'])} before the softmax.")
+        temperature = calibration["temperature"]
+        fitted = f"Logits are divided by the temperature {_number(temperature)} before the softmax."
+        parts.append(f"Not calibrated: {WHY_NOT}." if temperature == NOT_FITTED else fitted)
         parts.append(_table(["rows", "calibration", "before", "after"], rows))
     return "\n\n".join(parts)
 

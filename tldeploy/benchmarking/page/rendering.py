@@ -23,6 +23,7 @@ from tldeploy.benchmarking.page.markup import Table, bullets, markdown_bullets, 
 from tldeploy.benchmarking.remarks import remarks
 from tldeploy.benchmarking.report import Report, headline, metric_words, weakest_class
 from tldeploy.measuring.scenarios import MOST_ROWS_A_BLOCK, ROUNDS, SingleStream
+from tldeploy.tasks.calibration import NOT_FITTED, WHY_NOT
 
 TABLES = (
     engine_tables.engines,
@@ -128,6 +129,8 @@ def _calibration(report: Report) -> str:
     served = f"The expected calibration error of the answers is {report['reported']['ece']:.3f}."
     if not (found := report["calibration"]):
         return f"{served} The network was not calibrated."
+    if found["temperature"] == NOT_FITTED:
+        return f"{served} The network was not calibrated: {WHY_NOT}."
     test = found["test"]
     return (
         f"{served} A temperature of {found['temperature']:.3f}, fitted on validation rows, brought PyTorch's own from "
