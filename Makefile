@@ -1,5 +1,5 @@
 # Each target does all of its own set-up: a virtual environment in .venv, from requirements.lock, with plain pip.
-# tldeploy itself takes newer Pythons, too; the workers of Triton do not (tldeploy/triton/home.py).
+# With Python 3.11 or 3.12, which Triton's workers need (tldeploy/triton/home.py).
 
 PYTHON := $(shell for p in python3.11 python3.12 python3; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' >/dev/null 2>&1 && echo $$p && break; done)

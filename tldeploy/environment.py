@@ -78,6 +78,10 @@ def usable_cores() -> int:
         return cores
 
 
+def cores_words(cores: int) -> str:
+    return f"{cores} core{'' if cores == 1 else 's'}"
+
+
 def has_bf16() -> bool:
     """Whether this CPU multiplies bfloat16 numbers by instructions of its own."""
     return any(name in _cpu_flags() for name in BF16_INSTRUCTIONS)
@@ -131,8 +135,7 @@ def _one_onnxruntime() -> Iterator[Check]:
 
 def _instructions() -> Iterator[Check]:
     found = [name for name in INT8_INSTRUCTIONS if name in _cpu_flags()]
-    cores = usable_cores()
-    what = f"{_cpu_model()}, {cores} core{'' if cores == 1 else 's'}, {', '.join(found) or 'no AVX2'}"
+    what = f"{_cpu_model()}, {cores_words(usable_cores())}, {', '.join(found) or 'no AVX2'}"
     if any("vnni" in name or "amx" in name for name in found):
         yield Check("cpu", "ok", what)
     elif found:

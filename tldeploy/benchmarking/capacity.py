@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from tldeploy.benchmarking.report import Report, milliseconds, per_second
+from tldeploy.environment import cores_words
 from tldeploy.errors import ArtifactError, QualityError, UsageError
 from tldeploy.measuring.statistics import fewest
 
@@ -277,7 +278,7 @@ def _grounds(found: Footing, machine: dict[str, Any]) -> Iterator[str]:
             f"its slowest round, {per_second(found.busy_rate_per_s)} a second"
         )
     gpus = ", ".join(gpu["name"] for gpu in machine["gpus"]) or "no GPU"
-    cores = f"{machine['cores']} core{'' if machine['cores'] == 1 else 's'}"
+    cores = cores_words(machine["cores"])
     yield f"measured on {machine['cpu']}, {cores}, {gpus}; on another kind of machine measure again"
     yield "the load's generator and the server shared that machine; a replica alone on it does more"
     yield {
