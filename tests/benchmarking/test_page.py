@@ -281,7 +281,7 @@ def test_what_too_few_requests_say_is_marked_as_unsure(job: Job) -> None:
     report = {**job.report, "engines": [{**job.report["engines"][2], "server": served}]}
     row = server(report).as_markdown().splitlines()[2]
     assert "| needs 548 |" in row
-    assert r"kept (unsure: too few requests)" in row
+    assert "kept (unsure: too few requests)" in row
     assert "40.0 (unsure: too few requests)" in scenarios(report).as_markdown()
 
 

@@ -84,7 +84,7 @@ def server(report: Report) -> Table:
             *(number(trial[name], ",d") for name in ("over_bound", "samples")),
             number(trial["generator"]["late_ms"][1], ".2f"),
             number(trial["generator"]["cpu_share"], ".0%"),
-            words("kept" if trial["keeps_bound"] else "not kept", "" if trial["p99_ms"] is not None else UNSURE),
+            words("kept", "" if trial["p99_ms"] is not None else UNSURE) if trial["keeps_bound"] else words("not kept"),
             words("the server" if trial["generator"]["kept_up"] else "the generator"),
         ]
         for engine in report["engines"]
