@@ -252,7 +252,8 @@ def _by_closed_loop(asked: str, engine: dict[str, Any], bound_ms: float, most: f
 
 def _seconds(levels: dict[str, dict[str, Any]]) -> int:
     """Of rounds that give each of these levels of the closed loop the requests that a p99 takes, and a fifth more."""
-    return math.ceil(1.2 * fewest(0.99) / min(min(level["rounds_per_s"]) for level in levels.values()))
+    slowest = min(float(rate) for level in levels.values() for rate in level["rounds_per_s"])
+    return math.ceil(1.2 * fewest(0.99) / slowest)
 
 
 def _best_known(engine: dict[str, Any]) -> str:
