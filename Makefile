@@ -1,7 +1,8 @@
 # Each target does all of its own set-up: a virtual environment in .venv, from requirements.lock, with plain pip.
+# With Python 3.11 or 3.12, which Triton's workers need (tldeploy/triton/home.py).
 
-PYTHON := $(shell for p in python3.11 python3.12 python3.13 python3; do \
-	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+PYTHON := $(shell for p in python3.11 python3.12 python3; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' >/dev/null 2>&1 && echo $$p && break; done)
 BIN := .venv/bin
 READY := .venv/.ready
 NAME := review-sentiment
@@ -51,7 +52,7 @@ clean:
 
 # The environment is usable only when .ready is there: an interrupted installation starts again.
 $(READY): requirements.lock pyproject.toml
-	@test -n "$(PYTHON)" || { echo 'error: no Python 3.11 or later with venv; install one (Debian: python3-venv)'; exit 6; }
+	@test -n "$(PYTHON)" || { echo 'error: no Python 3.11 or 3.12 with venv; install one (Debian: python3-venv)'; exit 6; }
 	@echo "setting up .venv with $(PYTHON) (once; about 3 GB)"
 	@rm -f $@
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv

@@ -50,9 +50,13 @@ def test_two_onnxruntimes_are_found_with_the_command_that_mends_it(
     assert check.fix.startswith("pip uninstall -y onnxruntime onnxruntime-gpu")
 
 
-def test_a_cpu_without_vnni_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "_cpu_flags", lambda: {"avx2"})
+def test_what_int8_can_gain_is_said_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "_cpu_flags", set)
     assert named("cpu").status == "warning"
+    monkeypatch.setattr(environment, "usable_cores", lambda: 1)
+    monkeypatch.setattr(environment, "_cpu_flags", lambda: {"avx2"})
+    assert named("cpu").status == "ok"
+    assert ", 1 core, avx2: int8 is at best twice as fast as fp32 without VNNI" in named("cpu").found
     monkeypatch.setattr(environment, "_cpu_flags", lambda: {"avx2", "avx512_vnni"})
     assert named("cpu").status == "ok"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from tldeploy.data.own_files import own_files
 from tldeploy.errors import ArtifactError, UsageError
 from tldeploy.progress import say
 from tldeploy.recipe import Export, Recipe
+from tldeploy.staleness import here, tell_why
 
 if TYPE_CHECKING:
     from tldeploy.benchmarking.capacity import Capacity
@@ -61,7 +62,7 @@ def fetch(recipe: RecipeLike, force: bool = False) -> Outcome | None:
     def run_stage() -> Manifest:
         return fetch_files(recipe.fetch, folder, recipe.name, inputs, force)
 
-    return _unless_current("fetch", folder, inputs, force, run_stage)
+    return _unless_current("fetch", folder, inputs, force, run_stage, otherwise="the recipe's `name` or `fetch`")
 
 
 def tune(recipe: RecipeLike, force: bool = False) -> Outcome:
@@ -96,7 +97,8 @@ def _tune(recipe: Recipe, fetched: Outcome | None, force: bool) -> Outcome:
 
         return run_tune(recipe, folder, inputs, parents)
 
-    return _unless_current("tune", folder, inputs, force, run_stage)
+    otherwise = f"the recipe's {', '.join(f'`{name}`' for name in sections)}, a file that it names, or tldeploy"
+    return _unless_current("tune", folder, inputs, force, run_stage, parents, otherwise=otherwise)
 
 
 def _teacher(recipe: Recipe) -> list[str]:
@@ -150,14 +152,15 @@ def export(recipe: RecipeLike, force: bool = False, **overrides: Any) -> Outcome
     settings = _overridden(recipe.export, overrides)
     tuned, folder = recipe.path("tuned"), recipe.path("onnx")
     section = {"export": settings.model_dump(mode="json")}
-    inputs = fingerprint([section, artifacts.load(tuned, "tune").sha256, *_here()])
+    parents = {"tune": artifacts.load(tuned, "tune").sha256}
+    inputs = fingerprint([section, parents["tune"], *here()])
 
     def run_stage() -> Manifest:
         from tldeploy.exporting.export import export as run_export
 
         return run_export(settings, tuned, folder, inputs)
 
-    return _unless_current("export", folder, inputs, force, run_stage)
+    return _unless_current("export", folder, inputs, force, run_stage, parents, measures=True)
 
 
 def explain(recipe: RecipeLike) -> list[Explained]:
@@ -200,6 +203,10 @@ def deploy(
     settings, tuning = fit.kept(recipe.path(SERVING), exported, recipe.deploy)
     passing = checking.check if check else None
     skipped = not force and repository.is_current(exported, place, recipe.name, settings, tuning, checked=check)
+    if not skipped and not force:
+        live_folder = place / recipe.name / str(repository.live_version(place / recipe.name))
+        otherwise = "the recipe's `deploy`, the settings found by measuring, or what was published"
+        tell_why("deploy", live_folder, {"export": artifacts.read(exported, "export").sha256}, False, otherwise)
     if skipped:
         live = repository.published(place, recipe.name)
     elif canary is not None:
@@ -219,11 +226,11 @@ def _fit(recipe: Recipe, goal: Goal, minutes: float, force: bool) -> None:
     from tldeploy.triton.fitting.fit import KIND, fit
 
     tuned, exported, folder = recipe.path("tuned"), recipe.path("onnx"), recipe.path(SERVING)
-    hashes = [artifacts.load(tuned, "tune").sha256, artifacts.load(exported, "export").sha256]
+    parents = {"tune": artifacts.load(tuned, "tune").sha256, "export": artifacts.load(exported, "export").sha256}
     if goal.aim == "throughput" and goal.p99_ms is None:
         goal = replace(goal, p99_ms=recipe.deploy.p99_ms)
     clients = max(recipe.bench.concurrency)
-    inputs = fingerprint([*hashes, recipe.section("deploy"), goal.as_json(), minutes, clients, *_here()])
+    inputs = fingerprint([*parents.values(), recipe.section("deploy"), goal.as_json(), minutes, clients, *here()])
 
     def run_stage() -> Manifest:
         rows = Rows.load(tuned / "validation.jsonl").inputs
@@ -240,7 +247,8 @@ def _fit(recipe: Recipe, goal: Goal, minutes: float, force: bool) -> None:
             inputs=inputs,
         )
 
-    _unless_current(KIND, folder, inputs, force, run_stage)
+    otherwise = "the goal, the recipe's `deploy`, or tldeploy"
+    _unless_current(KIND, folder, inputs, force, run_stage, parents, measures=True, otherwise=otherwise)
 
 
 def bench(recipe: RecipeLike, force: bool = False) -> Outcome:
@@ -250,7 +258,7 @@ def bench(recipe: RecipeLike, force: bool = False) -> Outcome:
     folder = recipe.path("bench")
     _check_lineage(recipe, parents)
     hashes = {kind: manifest.sha256 for kind, manifest in parents.items()}
-    inputs = fingerprint([BENCHED_FORMAT, recipe.section("bench"), hashes, *_here()])
+    inputs = fingerprint([BENCHED_FORMAT, recipe.section("bench"), hashes, *here()])
 
     def run_stage() -> Manifest:
         from tldeploy.benchmarking.bench import bench as run_bench
@@ -267,7 +275,7 @@ def bench(recipe: RecipeLike, force: bool = False) -> Outcome:
                 parents=hashes,
             )
 
-    outcome = _unless_current("bench", folder, inputs, force, run_stage)
+    outcome = _unless_current("bench", folder, inputs, force, run_stage, hashes, measures=True)
     if outcome.skipped:
         from tldeploy.benchmarking.bench import lay_out
 
@@ -360,8 +368,21 @@ def _overridden(section: Export, overrides: dict[str, Any]) -> Export:
         raise UsageError("export with these settings", found, "give what `export` may have in a recipe") from None
 
 
-def _unless_current(stage: str, folder: Path, inputs: str, force: bool, work: Callable[[], Manifest]) -> Outcome:
+def _unless_current(
+    stage: str,
+    folder: Path,
+    inputs: str,
+    force: bool,
+    work: Callable[[], Manifest],
+    parents: Mapping[str, str] | None = None,
+    *,
+    measures: bool = False,
+    otherwise: str = "",
+) -> Outcome:
+    """Skip the work where its artifact is current; where one is there and is not, say why."""
     skipped = not force and artifacts.is_current(folder, stage, inputs)
+    if not skipped and not force:
+        tell_why(stage, folder, parents or {}, measures, otherwise or f"the recipe's `{stage}`, or tldeploy")
     outcome = Outcome(stage, folder, skipped, artifacts.load(folder, stage) if skipped else work())
     _tell(outcome)
     return outcome
@@ -369,14 +390,6 @@ def _unless_current(stage: str, folder: Path, inputs: str, force: bool, work: Ca
 
 def _tell(outcome: Outcome) -> None:
     say(f"{outcome.stage}: {'unchanged, kept' if outcome.skipped else 'done'} ({outcome.folder})")
-
-
-def _here() -> list[Any]:
-    """What measured figures depend on besides their artifacts: this tldeploy, this machine, these packages."""
-    from tldeploy import __version__, environment
-
-    facts = environment.describe()
-    return [__version__, {name: facts[name] for name in ("cpu", "cores", "gpus", "packages")}]
 
 
 def _check_lineage(recipe: Recipe, behind: dict[str, Manifest], verb: str = "bench") -> None:

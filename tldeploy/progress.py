@@ -51,7 +51,12 @@ def _lines(what: str, total: int) -> Iterator[Advance]:
         done += steps
         if time.monotonic() - last > LINE_EVERY_S and done < total:
             last = time.monotonic()
-            say(f"{what}: {done}/{total} ({done / total:.0%})")
+            left_s = (last - start) * (total - done) / done
+            say(f"{what}: {done}/{total} ({done / total:.0%}), about {_duration(left_s)} left")
 
     yield advance
     say(f"{what}: {total} in {time.monotonic() - start:.1f} s")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -22,7 +22,14 @@ KEPT_UP = {"cpu_share": 0.3, "late_ms": [0.1, 0.4], "kept_up": True}
 
 def level(slowest: float, p99_ms: float | None, **other: Any) -> dict[str, Any]:
     rounds = [1.2 * slowest, slowest, 1.1 * slowest]
-    return {"rounds_per_s": rounds, "p99_ms": p99_ms, "samples": 600, "generator": KEPT_UP, **other}
+    return {
+        "rounds_per_s": rounds,
+        "p50_ms": 500 / slowest,
+        "p99_ms": p99_ms,
+        "samples": 600,
+        "generator": KEPT_UP,
+        **other,
+    }
 
 
 def trial(rate: float, p99_ms: float | None, keeps: bool, **other: Any) -> dict[str, Any]:
@@ -146,16 +153,42 @@ def test_no_wait_is_said_where_the_closed_loop_carried_less() -> None:
 
 def test_samples_that_cannot_carry_the_bound_are_named() -> None:
     few = server(50, trial(120, None, keeps=True, samples=200))
-    assert "200 requests are too few to know a p99, which takes 368" in footing(report(at_random=few), 50).doubts[0]
+    doubt = footing(report(at_random=few), 50).doubts[0]
+    assert "200 requests are too few to know a p99, which takes 368: of these" in doubt
+    few = server(50, trial(120, None, keeps=True, samples=66, needed={"p99_ms": 548}))
+    doubt = footing(report(at_random=few), 50).doubts[0]
+    assert "a p99, which takes 548, 1.5 times 368 as they hang together in a queue: of these" in doubt
     wide = server(50, trial(120, 48.0, keeps=True, p99_ms_interval=[40.0, None]))
     assert "the 95 % interval of that p99 has no upper end" in footing(report(at_random=wide), 50).doubts[0]
     one_known = footing(report({"1": level(100, 12.0), "4": level(200, None)}), 60)
     assert one_known.level == "1 client"
-    assert any("too few requests for a p99 with 4 clients; raise bench.seconds" in doubt for doubt in one_known.doubts)
-    with pytest.raises(
-        QualityError, match=r"has no p99 to compare with it\n.*too few requests for a p99 with 1 client"
-    ):
-        footing(report({"1": level(100, None)}), 60)
+    assert any(
+        "too few requests for a p99 with 4 clients; set bench.seconds to 3 or more" in doubt
+        for doubt in one_known.doubts
+    )
+
+
+def test_where_no_p99_is_known_the_best_figure_is_named_and_how_long_to_measure() -> None:
+    with pytest.raises(QualityError) as told:
+        footing(report({"1": level(50, None), "4": level(80, None)}), 60)
+    assert told.value.found == (
+        "triton http was asked too few requests for a p99 with 1 client, 4 clients; the best that is known is a p50 of "
+        "6.25 ms, with 4 clients"
+    )
+    assert told.value.fix == "set bench.seconds to 9 or more and run `tldeploy bench` again"
+    longer = server(100, trial(20, 70.0, keeps=True), trial(40, None, keeps=False))
+    with pytest.raises(QualityError, match=r"the best p99 known is 70\.0 ms, with 20\.0 requests a second at random"):
+        footing(report({"1": level(50, None)}, longer), 60)
+
+
+def test_what_the_figures_cannot_carry_is_said_before_them(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = server(50, trial(120, None, keeps=True, samples=66))
+    (recipe / "report.json").write_text(json.dumps(report(at_random=few)), encoding="utf-8")
+    assert execute(["capacity", str(recipe)]) == 0
+    _, doubt, empty, head, *_ = capsys.readouterr().out.splitlines()
+    assert doubt.startswith("not sure: 66 requests are too few")
+    assert empty == ""
+    assert head.split()[0] == "requests/s"
 
 
 def test_a_generator_that_did_not_keep_up_is_named() -> None:

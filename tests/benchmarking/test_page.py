@@ -10,7 +10,7 @@ import pytest
 from tests.benchmarking.conftest import HOSTILE, Job
 from tldeploy.benchmarking.page.answer_tables import disagreements
 from tldeploy.benchmarking.page.drawing import apart, pareto_front
-from tldeploy.benchmarking.page.engine_tables import opening
+from tldeploy.benchmarking.page.engine_tables import opening, scenarios, server
 from tldeploy.benchmarking.page.markup import Table, number, words
 from tldeploy.benchmarking.page.rendering import render_markdown
 from tldeploy.benchmarking.page.stage_tables import methods
@@ -122,8 +122,13 @@ def test_the_other_scenarios_have_their_tables(job: Job, page: Page) -> None:
     titles = [title for title, _ in head]
     assert titles[:3] == ["engine", "query of 8 rows, p50 ms", "rows/s in batches"]
     served = job.report["engines"][2]
-    assert rows[2][titles.index("highest rate/s within the bound")][1] == [served["server"]["highest_rate_per_s"]]
+    assert rows[2][titles.index("highest rate/s, p99 within 100 ms")][1] == [served["server"]["highest_rate_per_s"]]
     assert rows[0][titles.index("rows/s in batches")][1] == [job.report["engines"][0]["offline"]["rows_per_s"]]
+    assert "answered within 100 ms at p99, the bound of this run" in page.words
+    assert [text for text, _ in page.tables["server"][0]][5:] == [
+        *("over 100 ms", "requests", "sent late, p99 ms", "generator's share of a core", "p99 within 100 ms"),
+        "figures of",
+    ]
     trials = page.tables["server"][1:]
     assert [row[1][1] for row in trials] == [[40.0], [490.0]]
     assert [row[-2][0] for row in trials] == ["kept", "not kept"]
@@ -164,7 +169,9 @@ def test_the_scorecard_has_both_speeds_and_what_loading_costs(page: Page) -> Non
     assert figures["times fp32"] == [2.5, 2.4, 2.6]
     assert figures["times fp32, in batches"] == [2.125, 2.0, 2.25]
     assert (figures["load ms"], figures["memory MB"]) == ([141.2], [61.25])
-    assert "On the 60 held-out rows, which no choice looked at, int8-dynamic lost +0.20 points" in page.words
+    assert (
+        "On the 60 held-out rows, which no choice looked at, int8-dynamic against fp32: +0.20 points lost" in page.words
+    )
 
 
 def test_the_plot_of_the_variants_marks_the_chosen_one_and_says_why_others_were_refused(job: Job) -> None:
@@ -258,11 +265,29 @@ def test_images_that_engines_disagree_on_are_shown(job: Job) -> None:
     assert page.tables["disagreements"][1][0][0] == "shoe.png row 9"
 
 
-def test_what_an_engine_costs_to_open_has_a_table_where_it_was_measured(job: Job) -> None:
-    assert opening(job.report).as_html() == ""
-    engine = {**job.report["engines"][0], "opening": {"seconds": 1.25, "memory_mb": 300.4, "size_bytes": 90_000_000}}
+def test_what_an_engine_costs_to_open_is_shown_as_far_as_it_was_measured(job: Job, page: Page) -> None:
+    warm_up = {"requests": 80, "seconds": 1.52, "settled": False}
+    assert [text for text, _ in page.tables["opening"][0][:3]] == ["engine", "warm-up, requests", "warm-up, s"]
+    opened = {"seconds": 1.25, "memory_mb": 300.4, "size_bytes": 90_000_000}
+    engine = {**job.report["engines"][0], "opening": opened, "warm_up": warm_up}
     shown = opening({**job.report, "engines": [engine]}).as_markdown()
-    assert shown.splitlines()[-1] == "| torch eager | 1.25 | 300 | 90.0 |"
+    assert shown.splitlines()[-1] == "| torch eager | 1.25 | 300 | 90.0 | 80 | 1.5 | never settled |"
+
+
+def test_what_too_few_requests_say_is_marked_as_unsure(job: Job) -> None:
+    kept, refused = job.report["engines"][2]["server"]["trials"]
+    few = {**kept, "p99_ms": None, "p99_ms_interval": None, "samples": 66, "needed": {"p99_ms": 548}}
+    served = {**job.report["engines"][2]["server"], "trials": [few, refused]}
+    report = {**job.report, "engines": [{**job.report["engines"][2], "server": served}]}
+    row = server(report).as_markdown().splitlines()[2]
+    assert "| needs 548 |" in row
+    assert "kept (unsure: too few requests)" in row
+    assert "40.0 (unsure: too few requests)" in scenarios(report).as_markdown()
+
+
+def test_the_headlines_latency_is_explained_beside_that_without_a_server(job: Job, page: Page) -> None:
+    assert "of onnxruntime int8-dynamic, as a request that is alone pays for the protocol" in page.words
+    assert f"{job.report['environment']['cores']} core" in page.words
 
 
 def test_the_markdown_has_the_same_tables(job: Job, page: Page) -> None:

@@ -185,6 +185,13 @@ def test_the_weakest_class_is_named(job: Job) -> None:
     assert weakest_class(report) == "weakest class: neutral, F1 0.300, precision 0.500, recall 0.200, of 1,140 rows"
 
 
+def test_where_every_class_is_answered_right_none_is_called_weak(job: Job) -> None:
+    report = copy.deepcopy(job.report)
+    for entry in report["reported"]["classes"]:
+        entry["f1"] = 1.0
+    assert weakest_class(report) == "no class is weakest: each has an F1 of 1"
+
+
 def test_without_torch_there_is_no_speedup(job: Job) -> None:
     report = copy.deepcopy(job.report)
     for engine in report["engines"]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,14 @@ def test_methods_are_shown_with_their_intervals() -> None:
         "tuned   0.800 [0.700, 0.900]  0.800 [0.700, 0.900]       12",
         "method: probe (best of two)",
     ]
+
+
+def test_what_was_said_of_the_rows_before_tuning_is_not_said_again() -> None:
+    tuned = outcome("probe", probe=figures(0.7))
+    found = Choice(about="repeated rows", value=3, reason="lines 4 and 5")
+    with_finding = tuned.manifest.model_copy(update={"decisions": [*tuned.manifest.decisions, found]})
+    assert "repeated rows" not in show.methods(replace(tuned, manifest=with_finding))
+    assert "repeated rows: 3 (lines 4 and 5)" in show.methods(replace(tuned, manifest=with_finding, skipped=True))
 
 
 def test_with_another_domain_the_score_is_shown_and_the_kept_one_marked() -> None:

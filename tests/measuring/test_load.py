@@ -159,6 +159,17 @@ def test_a_trial_is_long_enough_for_a_p99_but_not_endless() -> None:
     assert trial_seconds(1, 2) == 4
 
 
+def test_the_highest_rate_is_tried_for_as_long_as_its_p99_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """4 s give the slower engine fewer than 368 requests; what was made again stands in the place of what it was."""
+    run_ = found(bound_ms=200, seconds=2, monkeypatch=monkeypatch)
+    for engine in (0, 1):
+        rate = run_.highest_rate(engine)
+        best = next(trial for trial in run_.trials if trial.engine == engine and trial.rate_per_s == rate)
+        assert len(best.made.sent.due) >= 368
+    rare = found(200, 0.5, monkeypatch, rates=[2.0])
+    assert [len(trial.made.sent.due) for trial in rare.trials] == pytest.approx([80, 80], abs=30), "40 s, no more"
+
+
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_the_process_makes_the_load_that_it_is_told_to(tiny_server: Triton, protocol: str) -> None:
     url = tiny_server.http_url if protocol == "http" else tiny_server.grpc_url

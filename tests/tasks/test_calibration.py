@@ -11,6 +11,7 @@ from tldeploy.errors import DataError
 from tldeploy.tasks.calibration import (
     HIGHEST,
     LOWEST,
+    NOT_FITTED,
     Bin,
     expected_calibration_error,
     fit_temperature,
@@ -55,7 +56,7 @@ def test_any_logits_become_no_less_likely_and_no_answer_changes(
 
 def test_a_network_that_is_never_wrong_keeps_its_confidence() -> None:
     logits = np.array([[3, 0], [0, 1]], dtype=np.float32)
-    assert fit_temperature(logits, np.array([0, 1])) == 1.0
+    assert fit_temperature(logits, np.array([0, 1])) == NOT_FITTED == 1
 
 
 def test_the_likelihood_is_sklearns_log_loss_however_large_the_logits() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 from tldeploy.errors import DataError
-from tldeploy.tasks.metrics import confusion, weighted_f1, weighted_f1_drop
+from tldeploy.tasks.metrics import confusion, in_points, weighted_f1, weighted_f1_drop
 
 pairs = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60)
 
@@ -76,3 +76,9 @@ def test_confusion_has_true_classes_as_rows() -> None:
 def test_no_rows_is_an_error() -> None:
     with pytest.raises(DataError, match="no rows"):
         weighted_f1(np.array([], dtype=np.int64), np.array([], dtype=np.int64), 2)
+
+
+def test_points_that_were_gained_are_not_said_to_be_lost() -> None:
+    assert in_points(0.4, 0.1, 0.7) == "+0.40 points lost [+0.10, +0.70]"
+    assert in_points(-0.24, -1.8, 1.3) == "+0.24 points gained [-1.30, +1.80]"
+    assert in_points(-0.001) == "+0.00 points lost"

@@ -13,6 +13,7 @@ from tldeploy.backbones.network import load_network
 from tldeploy.data.rows import Rows
 from tldeploy.runtime.onnx import OnnxRunner
 from tldeploy.tasks import load_task
+from tldeploy.tuning.calibrate import words
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,14 @@ def test_the_temperature_is_the_best_one_on_validation_rows_and_is_explained(man
     assert found["validation"]["nll_after"] < found["validation"]["nll_before"]
     reason = next(choice.reason for choice in manifest.decisions if choice.about == "temperature")
     assert f"{found['test']['ece_before']:.3f} before, {found['test']['ece_after']:.3f} after" in reason
+
+
+def test_no_fit_is_claimed_where_no_validation_row_is_answered_wrong() -> None:
+    perfect = {"ece_before": 0.389, "ece_after": 0.389}
+    assert words({"temperature": 1.0, "test": perfect}) == (
+        "not calibrated: no validation row is answered wrong, so that any surer answer would look better; expected "
+        "calibration error on held-out rows 0.389"
+    )
 
 
 def test_calibration_can_be_left_out(project: Path) -> None:

@@ -145,6 +145,14 @@ def test_no_label_breaks_a_table(label: str) -> None:
     assert f"| {label} | 5 | 5 | 5 |" in shown
 
 
+def test_no_temperature_is_claimed_where_none_was_fitted() -> None:
+    calibrated = {**MANIFEST.details["calibration"], "temperature": 1.0}
+    details = {**MANIFEST.details, "calibration": calibrated}
+    text = model_card(MANIFEST.model_copy(update={"details": details}), SETTINGS, COUNTS)
+    assert "Not calibrated: no validation row is answered wrong" in text
+    assert "divided by the temperature" not in text
+
+
 def test_a_manifest_without_calibration_or_classes_says_nothing_of_them() -> None:
     details = {"backbone": "org/small_net", "kept": "lora"}
     text = model_card(MANIFEST.model_copy(update={"details": details}), SETTINGS, COUNTS)

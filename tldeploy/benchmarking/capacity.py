@@ -17,7 +17,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from tldeploy.benchmarking.report import Report, milliseconds, per_second
+from tldeploy.environment import cores_words
 from tldeploy.errors import ArtifactError, QualityError, UsageError
+from tldeploy.measuring.statistics import fewest
 
 UTILISATION = 0.6  # of what a replica does when it is never idle; bench/README.md says why
 SPARE = 1
@@ -167,10 +169,11 @@ def _by_server(engine: dict[str, Any], bound_ms: float) -> Footing:
     trial = next(trial for trial in server["trials"] if trial["rate_per_s"] == rate)
     doubts = []
     if trial["p99_ms"] is None:
-        needed = trial["needed"]["p99_ms"]
+        needed, least = trial["needed"]["p99_ms"], fewest(0.99)
+        together = f", {needed / least:.1f} times {least} as they hang together in a queue" if needed > least else ""
         doubts.append(
-            f"not sure: {trial['samples']:,} requests are too few to know a p99, which takes {needed:,}: of these 99 % "
-            f"were within {measured_ms:g} ms, by chance or not; raise bench.seconds"
+            f"not sure: {trial['samples']:,} requests are too few to know a p99, which takes {needed:,}{together}: of "
+            f"these 99 % were within {measured_ms:g} ms, by chance or not; raise bench.seconds"
         )
     elif (high := trial["p99_ms_interval"][1]) is None or high > bound_ms:
         reach = "has no upper end" if high is None else f"reaches {milliseconds(high)} ms"
@@ -205,17 +208,19 @@ def _by_closed_loop(asked: str, engine: dict[str, Any], bound_ms: float, most: f
     """most: a rate that kept only a longer bound."""
     levels = engine["closed_loop"]
     known = {clients: level for clients, level in levels.items() if level["p99_ms"] is not None}
-    unknown = [_clients(clients) for clients in levels if clients not in known]
-    too_few = f"too few requests for a p99 with {', '.join(unknown)}; raise bench.seconds" if unknown else ""
+    unknown = {clients: level for clients, level in levels.items() if clients not in known}
+    too_few = f"too few requests for a p99 with {', '.join(map(_clients, unknown))}"
+    longer = f"set bench.seconds to {_seconds(unknown)} or more and run `tldeploy bench` again" if unknown else ""
     if not known:
-        raise QualityError(asked, f"{engine['name']} has no p99 to compare with it", too_few)
+        raise QualityError(asked, f"{engine['name']} was asked {too_few}; {_best_known(engine)}", longer)
     kept = [clients for clients, level in known.items() if level["p99_ms"] <= bound_ms]
     if not kept:
         clients = min(known, key=lambda clients: float(known[clients]["p99_ms"]))
         best = (
             f"the best p99 of {engine['name']} is {milliseconds(known[clients]['p99_ms'])} ms, with {_clients(clients)}"
         )
-        raise QualityError(asked, best, too_few or "allow a longer p99, or measure fewer clients or a faster engine")
+        found = f"{best}; {too_few}" if unknown else best
+        raise QualityError(asked, found, longer or "allow a longer p99, or measure fewer clients or a faster engine")
     clients = max(kept, key=lambda clients: float(engine["throughput_per_s"][clients]))
     level = levels[clients]
     slowest = min(level["rounds_per_s"])
@@ -224,7 +229,7 @@ def _by_closed_loop(asked: str, engine: dict[str, Any], bound_ms: float, most: f
         f"bench.p99_ms: {bound_ms:g} and the scenario `server`, `tldeploy bench` measures that"
     ]
     if unknown:
-        doubts.append(f"left out, {too_few}")
+        doubts.append(f"left out, {too_few}; {longer}")
     if most < UTILISATION * slowest:
         doubts.append(
             f"less than the {per_second(UTILISATION * slowest)} a second of the closed loop: with requests at random, "
@@ -245,6 +250,24 @@ def _by_closed_loop(asked: str, engine: dict[str, Any], bound_ms: float, most: f
     )
 
 
+def _seconds(levels: dict[str, dict[str, Any]]) -> int:
+    """Of rounds that give each of these levels of the closed loop the requests that a p99 takes, and a fifth more."""
+    slowest = min(float(rate) for level in levels.values() for rate in level["rounds_per_s"])
+    return math.ceil(1.2 * fewest(0.99) / slowest)
+
+
+def _best_known(engine: dict[str, Any]) -> str:
+    """The lowest p99 of requests at random; without one the lowest p50 of the closed loop."""
+    trials = [trial for trial in (engine.get("server") or {"trials": []})["trials"] if trial["p99_ms"] is not None]
+    if trials:
+        best = min(trials, key=lambda trial: float(trial["p99_ms"]))
+        rate = per_second(best["rate_per_s"])
+        return f"the best p99 known is {milliseconds(best['p99_ms'])} ms, with {rate} requests a second at random"
+    levels = engine["closed_loop"]
+    clients = min(levels, key=lambda clients: float(levels[clients]["p50_ms"]))
+    return f"the best that is known is a p50 of {milliseconds(levels[clients]['p50_ms'])} ms, with {_clients(clients)}"
+
+
 def _grounds(found: Footing, machine: dict[str, Any]) -> Iterator[str]:
     requests = "" if found.samples is None else f" over {found.samples:,} requests"
     measured = "unknown" if found.p99_ms is None else f"{milliseconds(found.p99_ms)} ms"
@@ -256,7 +279,8 @@ def _grounds(found: Footing, machine: dict[str, Any]) -> Iterator[str]:
             f"its slowest round, {per_second(found.busy_rate_per_s)} a second"
         )
     gpus = ", ".join(gpu["name"] for gpu in machine["gpus"]) or "no GPU"
-    yield f"measured on {machine['cpu']}, {machine['cores']} cores, {gpus}; on another kind of machine measure again"
+    cores = cores_words(machine["cores"])
+    yield f"measured on {machine['cpu']}, {cores}, {gpus}; on another kind of machine measure again"
     yield "the load's generator and the server shared that machine; a replica alone on it does more"
     yield {
         True: "the generator kept up, so the figure is the server's",

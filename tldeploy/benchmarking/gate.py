@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 from tldeploy.benchmarking.report import Report, reported
 from tldeploy.errors import UsageError
-from tldeploy.tasks.metrics import Drop
+from tldeploy.tasks.metrics import Drop, in_points
 
 TAIL = 0.025  # of the conditions of one call together: what may fail by chance
 State = Literal["passed", "unsure", "failed", "not judged"]
@@ -199,7 +199,7 @@ def _loss(before: dict[str, Any], after: dict[str, Any], paired: Drop | None, ta
     low, high = (change.value + wider * (end - change.value) for end in (change.low, change.high))
     change = Change(change.value, low, high)
     said = f"{before['name'].replace('_', ' ')} {before['value']:.3f} → {after['value']:.3f}, {how}: "
-    return change, f"{said}{change.value:+.2f} points lost [{change.low:+.2f}, {change.high:+.2f}]"
+    return change, f"{said}{in_points(change.value, change.low, change.high)}"
 
 
 def _wider(tail: float) -> float:

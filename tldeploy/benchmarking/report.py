@@ -185,6 +185,8 @@ def headline(report: Report) -> str:
 def weakest_class(report: Report) -> str:
     """The class that is answered worst, which a metric over all classes can hide."""
     found = min(report["reported"]["classes"], key=lambda entry: entry["f1"])
+    if found["f1"] == 1:
+        return "no class is weakest: each has an F1 of 1"
     return (
         f"weakest class: {found['label']}, F1 {found['f1']:.3f}, precision {found['precision']:.3f}, "
         f"recall {found['recall']:.3f}, of {found['support']:,} rows"

@@ -62,10 +62,10 @@ def command(
     head = ["requests/s", "replicas", "busy", "wait ms", "one lost: busy", "wait ms"]
     head += [] if cost_per_hour is None else ["cost per million"]
     footing = found.footing
-    print(
-        f"{footing.engine}, p99 within {footing.bound_ms:g} ms: {per_second(footing.rate_per_s)} requests/s a replica\n"
-    )
-    print(f"{aligned(head, rows, left=0)}\n\n" + "\n".join(found.remarks))
+    rate = per_second(footing.rate_per_s)
+    first = [f"{footing.engine}, p99 within {footing.bound_ms:g} ms: {rate} requests/s a replica", *footing.doubts]
+    others = [remark for remark in found.remarks if remark not in footing.doubts]
+    print("\n".join([*first, "", aligned(head, rows, left=0), "", *others]))
 
 
 def _wait(value_ms: float | None) -> str:

@@ -95,6 +95,8 @@ def methods(outcome: Outcome) -> str:
 
 def scorecard(outcome: Outcome) -> str:
     """The variants, which one was chosen, and what it lost on the held-out rows."""
+    from tldeploy.tasks.metrics import in_points
+
     details = outcome.manifest.details
     rows = [
         [
@@ -102,7 +104,7 @@ def scorecard(outcome: Outcome) -> str:
             f"{entry['size_bytes'] / 1e6:.1f}",
             f"{entry['parity']['max_abs_diff']:.0e}",
             f"{entry['metric']['value']:.3f}",
-            _points(entry["drop"]),
+            "{points:+.2f} [{low:+.2f}, {high:+.2f}]".format_map(entry["drop"]),
             f"{100 * entry['drop']['agreement']:.1f}",
             _figure(entry["p50_ms"], ".2f"),
             _gain(entry["speedup"]),
@@ -116,14 +118,10 @@ def scorecard(outcome: Outcome) -> str:
     head += ["x in batches", "load ms", "RAM MB"]
     drop, metric = details["held_out"]["drop"], details["held_out"]["metric"]
     final = (
-        f"held-out rows: {details['chosen']} {interval(metric)}, {_points(drop, 'points lost ')}"
+        f"held-out rows: {details['chosen']} {interval(metric)}, {in_points(drop['points'], drop['low'], drop['high'])}"
         f" on {drop['rows']} rows that no choice looked at"
     )
     return f"{aligned(head, rows)}\n{final}\n{reasons(outcome)}"
-
-
-def _points(drop: dict[str, Any], unit: str = "") -> str:
-    return f"{drop['points']:+.2f} {unit}[{drop['low']:+.2f}, {drop['high']:+.2f}]"
 
 
 def explanation(explained: Sequence[Explained]) -> str:
@@ -261,8 +259,12 @@ def candidates(found: Sequence[Candidate]) -> str:
 
 
 def reasons(outcome: Outcome) -> str:
-    """Every automatic choice with its reason, a line each."""
-    return "\n".join(f"{choice.about}: {choice.value} ({choice.reason})" for choice in outcome.manifest.decisions)
+    """Every automatic choice with its reason, a line each; what tuning has just said of the rows is not said again."""
+    from tldeploy.tuning.card import is_about_rows
+
+    was_said = outcome.stage == "tune" and not outcome.skipped
+    choices = [choice for choice in outcome.manifest.decisions if not (was_said and is_about_rows(choice))]
+    return "\n".join(f"{choice.about}: {choice.value} ({choice.reason})" for choice in choices)
 
 
 def interval(metric: Mapping[str, float]) -> str:

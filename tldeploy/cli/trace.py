@@ -41,7 +41,8 @@ def command(name: str, version: int | None, repository: str, as_json: bool) -> N
         if link.found:
             print(f"{link.what}: {link.found}")
         for fact, value in link.facts.items():
-            print(f"{link.what}, {fact}: {_words(value)}")
+            if value != {}:
+                print(f"{link.what}, {fact}: {_words(value)}")
 
 
 def _words(value: Any) -> str:
@@ -49,4 +50,4 @@ def _words(value: Any) -> str:
         if {"value", "low", "high"} <= value.keys():
             return interval(value)
         return ", ".join(f"{name} {_words(inner)}" for name, inner in value.items() if inner is not None)
-    return str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

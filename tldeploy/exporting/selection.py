@@ -25,7 +25,7 @@ from tldeploy.recipe import Export
 from tldeploy.recipe.serving import Goal, Target, Variant
 from tldeploy.runtime.onnx import OnnxRunner
 from tldeploy.tasks.classification import Classification
-from tldeploy.tasks.metrics import Drop, Metric
+from tldeploy.tasks.metrics import Drop, Metric, in_points
 
 # What is usually fastest on targets that cannot be measured. CUDA has no kernels for most of static int8; TensorRT and
 # OpenVINO take plain graphs, and split one that has onnxruntime's own fused operators. bf16 is made only where it can
@@ -113,7 +113,7 @@ def measure_held_out(
 
 
 def cost(drop: Drop) -> str:
-    return f"{drop.points:+.2f} points lost [{drop.low:+.2f}, {drop.high:+.2f}] on {drop.rows} rows"
+    return f"{in_points(drop.points, drop.low, drop.high)} on {drop.rows} rows"
 
 
 def as_details(found: HeldOut) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from tldeploy.tasks.metrics import Classes, Scores
 
 BINS = 15
 LOWEST, HIGHEST = 0.01, 100.0
+NOT_FITTED = 1.0  # the temperature where rows say nothing of it
+WHY_NOT = "no validation row is answered wrong, so that any surer answer would look better"
 
 Floats = NDArray[np.floating]
 
@@ -34,14 +36,14 @@ def fit_temperature(logits: Floats, classes: Classes) -> float:
     logits: float [rows, classes], of rows that the network was not fitted on. classes: int64 [rows], the true ones.
 
     The likelihood has a single best inverse temperature, as it is log-concave in it. Where no row is answered wrong it
-    has none: the smaller the temperature, the better, without end. So few rows say nothing then, and it stays 1.
+    has none: the smaller the temperature, the better, without end. So few rows say nothing then, and it is NOT_FITTED.
     """
     from scipy.optimize import minimize_scalar
 
     _check(logits, classes)
     chosen = np.take_along_axis(logits, classes[:, None], axis=1)[:, 0]
     if (chosen >= logits.max(axis=1)).all():
-        return 1.0
+        return NOT_FITTED
     found = minimize_scalar(
         lambda log_temperature: negative_log_likelihood(logits, classes, float(np.exp(log_temperature))),
         bounds=(np.log(LOWEST), np.log(HIGHEST)),

@@ -53,6 +53,13 @@ class Drop:
         return asdict(self)
 
 
+def in_points(lost: float, *ends: float) -> str:
+    """Points as `+0.40 points lost [+0.10, +0.70]`; what was gained is said so, and its interval turned with it."""
+    sign, became = (-1, "gained") if round(lost, 2) < 0 else (1, "lost")
+    shown = [f"{round(sign * value, 2) + 0.0:+.2f}" for value in (lost, *ends)]
+    return f"{shown[0]} points {became}" + (f" [{', '.join(shown[1:][::sign])}]" if ends else "")
+
+
 def weighted_f1(truth: Classes, predicted: Classes, classes: int) -> Metric:
     """F1 of each class weighted by its support, with a percentile bootstrap interval over rows.
 

@@ -6,7 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from tldeploy.tasks.calibration import expected_calibration_error, fit_temperature, negative_log_likelihood
+from tldeploy.tasks.calibration import (
+    NOT_FITTED,
+    WHY_NOT,
+    expected_calibration_error,
+    fit_temperature,
+    negative_log_likelihood,
+)
 from tldeploy.tasks.metrics import Classes
 from tldeploy.tuning.job import Job, Logits, Tuned
 
@@ -28,6 +34,9 @@ def calibrate(tuned: Tuned, job: Job) -> dict[str, Any]:
 def words(found: dict[str, Any]) -> str:
     """What calibration did, in one sentence for the reasons of a choice."""
     test = found["test"]
+    if found["temperature"] == NOT_FITTED:
+        ece = test["ece_before"]
+        return f"not calibrated: {WHY_NOT}; expected calibration error on held-out rows {ece:.3f}"
     return (
         f"fitted on validation rows and folded into the graph; expected calibration error on held-out rows "
         f"{test['ece_before']:.3f} before, {test['ece_after']:.3f} after"

@@ -13,8 +13,9 @@ from typing import Any
 
 import yaml
 
-from tldeploy.artifacts import Manifest
+from tldeploy.artifacts import Choice, Manifest
 from tldeploy.recipe import Tune
+from tldeploy.tasks.calibration import NOT_FITTED, WHY_NOT
 
 CARD = "README.md"
 Counts = Mapping[str, Mapping[str, int]]
@@ -42,6 +43,11 @@ def model_card(manifest: Manifest, settings: Tune, counts: Counts) -> str:
         f"## Lineage\n\n{_lineage(manifest)}",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def is_about_rows(choice: Choice) -> bool:
+    """Whether it is a finding about the rows, and no choice between methods."""
+    return choice.about not in {"method", "source-only", "temperature"} and choice.value != IMPOSSIBLE
 
 
 def _header(manifest: Manifest) -> str:
@@ -77,11 +83,7 @@ def _data(manifest: Manifest, counts: Counts) -> str:
     heads = ["class", *(f"{split}, {SPLITS[split]}" if split in SPLITS else split for split in counts)]
     rows = [[label, *(split.get(label, 0) for split in counts.values())] for label in manifest.labels]
     rows.append(["all", *(sum(split.values()) for split in counts.values())])
-    findings = [
-        choice
-        for choice in manifest.decisions
-        if choice.about not in {"method", "source-only", "temperature"} and choice.value != IMPOSSIBLE
-    ]
+    findings = [choice for choice in manifest.decisions if is_about_rows(choice)]
     lines = [f"- {_plain(found.about)}: {_value(found.value)}. {_plain(found.reason)}" for found in findings]
     return "\n\n".join([_table(heads, rows), *(["Found in the rows:\n\n" + "\n".join(lines)] if lines else [])])
 
@@ -117,15 +119,17 @@ def _results(manifest: Manifest) -> str:
             for key, name in (("ece", "expected calibration error"), ("nll", "negative log-likelihood"))
             if (figures := calibration.get(split))
         ]
-        parts.append(f"Logits are divided by the temperature {_number(calibration['temperature'])} before the softmax.")
+        temperature = calibration["temperature"]
+        fitted = f"Logits are divided by the temperature {_number(temperature)} before the softmax."
+        parts.append(f"Not calibrated: {WHY_NOT}." if temperature == NOT_FITTED else fitted)
         parts.append(_table(["rows", "calibration", "before", "after"], rows))
     return "\n\n".join(parts)
 
 
 def _limits(manifest: Manifest, counts: Counts) -> str:
     lines = []
-    if classes := manifest.details.get("classes"):
-        weakest = min(classes, key=lambda entry: entry["f1"])
+    weakest = min(manifest.details.get("classes", []), key=lambda entry: entry["f1"], default=None)
+    if weakest and weakest["f1"] < 1:
         figures = ", ".join(f"{name} {_number(weakest[name])}" for name in ("f1", "precision", "recall"))
         lines.append(f"- Answered worst on held-out rows: {_plain(weakest['label'])} ({figures}).")
     if train := counts.get("train"):

@@ -119,7 +119,7 @@ def train(
     if settings.averaging != "none" and settings.batch_norm == "train":
         _estimate_batch_norm(network, part, settings)
     network.eval()
-    details: dict[str, Any] = {"steps": float(len(memory.losses)), "mean_loss": mean_loss, **counts}
+    details: dict[str, Any] = {"steps": len(memory.losses), "mean_loss": mean_loss, **counts}
     details["precision"] = precision.name(how)
     if settings.quantization_aware:
         details["quantization_aware"] = True

@@ -231,7 +231,9 @@ def _choose(settings: Tune, measured: dict[str, dict[str, Any]], metric: str) ->
         reason = f"the recipe keeps it; {metric} on validation rows: {table}"
         return Choice(about="method", value=settings.keep, reason=reason)
     best = max(scores, key=lambda method: scores[method])
-    return Choice(about="method", value=best, reason=f"best {metric} on validation rows: {table}")
+    tied = [method for method in scores if scores[method] == scores[best]]
+    settled = f"; {' and '.join(tied)} tie, and the recipe has {best} first" if len(tied) > 1 else ""
+    return Choice(about="method", value=best, reason=f"best {metric} on validation rows: {table}{settled}")
 
 
 def _about_rows(splits: Splits, target: Target | None) -> list[health.Finding]:

@@ -9,6 +9,8 @@ from tldeploy.benchmarking.report import REFERENCE, Report, metric_words, millis
 from tldeploy.benchmarking.scenarios import SHARES
 from tldeploy.measuring.parts import BETWEEN, OUTSIDE
 
+UNSURE = "unsure: too few requests"
+
 
 def engines(report: Report) -> Table:
     first = report["engines"][0]
@@ -36,7 +38,7 @@ def engines(report: Report) -> Table:
 
 
 def scenarios(report: Report) -> Table:
-    """What was measured besides single requests and concurrent clients; columns of what was not run are left out."""
+    """What was measured besides single requests and concurrent clients; what was not run of an engine is left out."""
     first = report["engines"][0]
     shapes = list(first["fixed_shapes"])
     size = (first["multi_stream"] or {"query_rows": 0})["query_rows"]
@@ -44,41 +46,45 @@ def scenarios(report: Report) -> Table:
         "engine",
         *(f"query of {size} rows, {_title(name)}" for name in ("p50_ms", "p99_ms")),
         "rows/s in batches",
-        "highest rate/s within the bound",
+        f"highest rate/s, p99 within {_bound(report)}",
         *(f"{tokens} tokens, p50 ms" for tokens in shapes),
-        "warm-up, requests",
-        "warm-up, s",
-        "",
     ]
     rows = [
         [
             words(engine["name"]),
             *(_percentile(engine["multi_stream"] or {}, name) for name in ("p50_ms", "p99_ms")),
             number((engine["offline"] or {}).get("rows_per_s"), per_second),
-            number((engine["server"] or {}).get("highest_rate_per_s"), per_second),
+            _highest(engine["server"]),
             *(_percentile(engine["fixed_shapes"][tokens], "p50_ms") for tokens in shapes),
-            number(engine["warm_up"]["requests"], ",d"),
-            number(engine["warm_up"]["seconds"], ".1f"),
-            EMPTY if engine["warm_up"]["settled"] else words("never settled"),
         ]
         for engine in report["engines"]
     ]
-    return Table("scenarios", head, rows)
+    return Table("scenarios", head, [row for row in rows if any(cell.markup for cell in row[1:])])
 
 
 def server(report: Report) -> Table:
     """Every trial of the Server scenario."""
-    head = ["engine", "rate/s", "answered/s", "p50 ms", "p99 ms", "over the bound", "requests", "sent late, p99 ms"]
-    head += ["generator's share of a core", "bound", "figures of"]
+    head = [
+        "engine",
+        "rate/s",
+        "answered/s",
+        "p50 ms",
+        "p99 ms",
+        f"over {_bound(report)}",
+        "requests",
+        "sent late, p99 ms",
+    ]
+    head += ["generator's share of a core", f"p99 within {_bound(report)}", "figures of"]
     rows = [
         [
             words(engine["name"]),
             *(number(trial[name], ".1f") for name in ("rate_per_s", "answered_per_s")),
-            *(_percentile(trial, name) for name in ("p50_ms", "p99_ms")),
+            _percentile(trial, "p50_ms"),
+            _percentile(trial, "p99_ms") if trial["p99_ms"] is not None else _needs(trial),
             *(number(trial[name], ",d") for name in ("over_bound", "samples")),
             number(trial["generator"]["late_ms"][1], ".2f"),
             number(trial["generator"]["cpu_share"], ".0%"),
-            words("kept" if trial["keeps_bound"] else "not kept"),
+            words("kept", "" if trial["p99_ms"] is not None else UNSURE) if trial["keeps_bound"] else words("not kept"),
             words("the server" if trial["generator"]["kept_up"] else "the generator"),
         ]
         for engine in report["engines"]
@@ -108,18 +114,28 @@ def parts(report: Report) -> Table:
 
 
 def opening(report: Report) -> Table:
-    """What an engine costs before it answers, where the run measured it."""
+    """What an engine costs before it answers, where that was measured, and until it answers as fast as it can."""
     rows = [
         [
             words(engine["name"]),
             number(cost.get("seconds"), ".2f"),
             number(cost.get("memory_mb"), ".0f"),
             number(cost.get("size_bytes"), lambda size: f"{size / 1e6:.1f}"),
+            number(engine["warm_up"]["requests"], ",d"),
+            number(engine["warm_up"]["seconds"], ".1f"),
+            EMPTY if engine["warm_up"]["settled"] else words("never settled"),
         ]
         for engine in report["engines"]
-        if (cost := engine.get("opening"))
+        for cost in [engine.get("opening") or {}]
     ]
-    return Table("opening", ["engine", "opened in, s", "memory MB", "on disk MB"], rows)
+    head = ["engine", "opened in, s", "memory MB", "on disk MB", "warm-up, requests", "warm-up, s", ""]
+    return Table("opening", head, rows)
+
+
+def bound_ms(report: Report) -> float | None:
+    """Of the p99 of requests at random; None where there were none."""
+    found = [engine["server"]["p99_bound_ms"] for engine in report["engines"] if engine["server"]]
+    return float(found[0]) if found else None
 
 
 def parts_by_name(part: dict[str, Any]) -> dict[str, float]:
@@ -134,6 +150,24 @@ def parts_by_name(part: dict[str, Any]) -> dict[str, float]:
 
 def clients_words(clients: str) -> str:
     return f"{clients} client{'s' if clients != '1' else ''}"
+
+
+def _bound(report: Report) -> str:
+    found = bound_ms(report)
+    return "the bound" if found is None else f"{found:g} ms"
+
+
+def _highest(server: dict[str, Any] | None) -> Cell:
+    """The highest rate that kept the bound, with a doubt where its requests were too few to know a p99."""
+    if server is None or (rate := server["highest_rate_per_s"]) is None:
+        return EMPTY if server is None else words("none")
+    trial = next(trial for trial in server["trials"] if trial["rate_per_s"] == rate)
+    return number(rate, per_second, small="" if trial["p99_ms"] is not None else UNSURE)
+
+
+def _needs(trial: dict[str, Any]) -> Cell:
+    needed = f"needs {trial['needed']['p99_ms']:,}"
+    return Cell(needed, needed, is_number=True)
 
 
 def _percentile(engine: dict[str, Any], name: str) -> Cell:

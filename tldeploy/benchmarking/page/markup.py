@@ -47,11 +47,12 @@ def lines(cells: Sequence[Cell]) -> Cell:
     return Cell("<br>".join(cell.markup for cell in cells), "; ".join(cell.text for cell in cells))
 
 
-def number(value: float | None, show: Show | str, shade: float | None = None) -> Cell:
-    """A figure, shown by a function or a format; an absent one leaves the cell empty."""
+def number(value: float | None, show: Show | str, shade: float | None = None, small: str = "") -> Cell:
+    """A figure, shown by a function or a format; an absent one leaves the cell empty. small: as of `words`."""
     if value is None:
         return EMPTY
-    return Cell(_data(value, show), _shown(value, show), is_number=True, shade=shade)
+    below, text = f" <small>{escape(small)}</small>" if small else "", _shown(value, show)
+    return Cell(f"{_data(value, show)}{below}", f"{text} ({small})" if small else text, is_number=True, shade=shade)
 
 
 def with_interval(value: float, low: float, high: float, show: Show | str) -> Cell:

@@ -6,6 +6,7 @@ The words of the page stand in report.html, those of the Markdown in report.md; 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from datetime import datetime
 from html import escape
 from importlib.resources import files
@@ -21,8 +22,19 @@ from tldeploy.benchmarking.page import (
 )
 from tldeploy.benchmarking.page.markup import Table, bullets, markdown_bullets, plain
 from tldeploy.benchmarking.remarks import remarks
-from tldeploy.benchmarking.report import Report, headline, metric_words, weakest_class
+from tldeploy.benchmarking.report import (
+    SERVED_BY,
+    Report,
+    headline,
+    metric_words,
+    milliseconds,
+    reported,
+    weakest_class,
+)
+from tldeploy.environment import cores_words
 from tldeploy.measuring.scenarios import MOST_ROWS_A_BLOCK, ROUNDS, SingleStream
+from tldeploy.tasks.calibration import NOT_FITTED, WHY_NOT
+from tldeploy.tasks.metrics import in_points
 
 TABLES = (
     engine_tables.engines,
@@ -67,7 +79,7 @@ def render_page(report: Report, single: SingleStream) -> str:
         {
             "headline": escape(headline(report)).replace("p50 ", "p50&nbsp;").replace(" ms", "&nbsp;ms"),
             "reasons": bullets(report["chosen"]["reasons"]),
-            "remarks": bullets(remarks(report)),
+            "remarks": bullets([*remarks(report), *_served(report)]),
         },
     )
 
@@ -79,7 +91,10 @@ def render_markdown(report: Report) -> str:
         "report.md",
         {name: table.as_markdown() for name, table in _tables(report).items()},
         {name: plain(text) for name, text in words.items()},
-        {"reasons": markdown_bullets(report["chosen"]["reasons"]), "remarks": markdown_bullets(remarks(report))},
+        {
+            "reasons": markdown_bullets(report["chosen"]["reasons"]),
+            "remarks": markdown_bullets([*remarks(report), *_served(report)]),
+        },
     )
 
 
@@ -111,6 +126,8 @@ def _words(report: Report) -> dict[str, str]:
         "preparing": PREPARING[report["task"]],
         "rows": f"{report['rows']:,}",
         "created": when(report["created"]),
+        "cores": cores_words(report["environment"]["cores"]),
+        "other": _other(report),
         "chosen": report["chosen"]["variant"],
         "reported": report["reported"]["engine"],
         "metric": metric_words(report["engines"][0]["metric"]["name"]),
@@ -123,11 +140,40 @@ def _words(report: Report) -> dict[str, str]:
     }
 
 
+def _served(report: Report) -> Iterator[str]:
+    """Why the engine of the headline is slower than the same graph without a server, where it is."""
+    engine, alone = reported(report), f"onnxruntime {report['chosen']['variant']}"
+    beside = next((found for found in report["engines"] if found["name"] == alone), None)
+    if beside and engine["name"] in SERVED_BY and engine["p50_ms"] > beside["p50_ms"]:
+        yield (
+            f"{engine['name']}: its p50 of {milliseconds(engine['p50_ms'])} ms is above the "
+            f"{milliseconds(beside['p50_ms'])} ms of {alone}, as a request that is alone pays for the protocol, for "
+            "two steps and for waking what sleeps; see “Where the time goes”"
+        )
+
+
+def _other(report: Report) -> str:
+    """What the tables of the other scenarios are of."""
+    found = []
+    if (bound_ms := engine_tables.bound_ms(report)) is not None:
+        found.append(
+            f"Requests that arrive at random are to be answered within {bound_ms:g} ms at p99, the bound of this run: "
+            "the highest rate that keeps it, and every rate that was tried."
+        )
+    if any(engine["multi_stream"] for engine in report["engines"]):
+        found.append("A query of some rows is answered when its last row is.")
+    if any(engine["offline"] for engine in report["engines"]):
+        found.append("In batches all rows are there from the start, and those of similar lengths go together.")
+    return " ".join(found) or "None was run."
+
+
 def _calibration(report: Report) -> str:
     """How far confidence is from truth, and what the temperature did, in one or two sentences."""
     served = f"The expected calibration error of the answers is {report['reported']['ece']:.3f}."
     if not (found := report["calibration"]):
         return f"{served} The network was not calibrated."
+    if found["temperature"] == NOT_FITTED:
+        return f"{served} The network was not calibrated: {WHY_NOT}."
     test = found["test"]
     return (
         f"{served} A temperature of {found['temperature']:.3f}, fitted on validation rows, brought PyTorch's own from "
@@ -141,8 +187,8 @@ def _held_out(report: Report) -> str:
         return ""
     drop, who = found["drop"], report["chosen"]["variant"]
     return (
-        f"On the {drop['rows']:,} held-out rows, which no choice looked at, {who} lost {drop['points']:+.2f} points "
-        f"[{drop['low']:+.2f}, {drop['high']:+.2f}] against fp32."
+        f"On the {drop['rows']:,} held-out rows, which no choice looked at, {who} against fp32: "
+        f"{in_points(drop['points'], drop['low'], drop['high'])}."
     )
 
 

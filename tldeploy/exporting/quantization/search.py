@@ -26,7 +26,7 @@ from tldeploy.exporting.quantization.judge import Judge
 from tldeploy.exporting.quantization.smoothing import smooth
 from tldeploy.exporting.source import Source
 from tldeploy.progress import say
-from tldeploy.tasks.metrics import Drop
+from tldeploy.tasks.metrics import Drop, in_points
 
 RANKING_SHARE = 0.5  # of the time that is left
 SMOOTHING_PAYS = 0.9
@@ -124,7 +124,7 @@ class _Search:
         within = points <= settings.max_drop and math.isfinite(loss)
         step = Step(quantizer, smoothed, list(in_float), drop, loss, time.monotonic() - started, within)
         self.steps.append(step)
-        say(f"export: {self.variant}: {drop.points:+.2f} points lost with {step.how}, {step.seconds:.1f} s")
+        say(f"export: {self.variant}: {in_points(drop.points)} with {step.how}, {step.seconds:.1f} s")
         return step
 
     def smoothed(self, first: Step) -> Step:
