@@ -140,7 +140,7 @@ def _instructions() -> Iterator[Check]:
         yield Check("cpu", "ok", what)
     elif found:
         # Of transformers; bench/results/epyc-avx2-2-cores has the figures.
-        gain = "int8 is at best twice as fast as fp32 without VNNI (1.5 to 1.7 times on EPYC); `export` measures it"
+        gain = "int8 is at best twice as fast as fp32 without VNNI (1.4 to 1.7 times on EPYC); `export` measures it"
         yield Check("cpu", "ok", f"{what}: {gain}")
     else:
         yield Check("cpu", "warning", f"{what}: int8 may be slower than fp32", "serve on a CPU with AVX2, or keep fp32")

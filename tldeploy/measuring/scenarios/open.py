@@ -7,7 +7,7 @@
 3. Where that rate is low, its trial had too few requests to know a p99, and may have kept the bound by chance. It is
    made again, as long as its p99 takes; where it then does not keep the bound, so is the next lower one that did.
 
-Trials are seeded. Where 40 s were too short as well, the report says so.
+Trials are seeded. Where 15 s were too short as well, the report says so.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ STEPS = 4
 # Above the closed loop's rate, whose clients leave the server idle for a moment after each answer.
 HEADROOM = 1.1
 MOST_TIMES_LONGER = 2
-MOST_SECONDS = 40.0
+MOST_SECONDS = 15.0
 MORE = 1.1  # requests than a p99 takes, as Poisson counts vary
 
 
@@ -105,7 +105,7 @@ def server(
     """Look for the highest rate of each served runner; runners that compute in this process are left out.
 
     carried: rows a second that each of the runners carried in the closed loop. rates: try these instead of searching.
-    seconds: of a trial at least; at most twice as long. That of the highest rate may be made again, of at most 40 s.
+    seconds: of a trial at least; at most twice as long. That of the highest rate may be made again, of at most 15 s.
     """
     draw = np.random.default_rng(SEED)
     shuffled = [rows[index] for index in draw.permutation(len(rows))]
