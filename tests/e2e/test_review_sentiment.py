@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from importlib.resources import files
@@ -38,7 +39,8 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("work") / "models" / NAME
     folder.mkdir(parents=True)
     recipe = (ROOT / "models" / NAME / "recipe.yaml").read_text(encoding="utf-8")
-    recipe = recipe.replace("bench:\n", f"bench:\n  seconds: 0.3\n  rows: {ROWS}\n  scenarios: []\n")
+    recipe, found = re.subn(r"  seconds: 3 .*", f"  seconds: 0.3\n  rows: {ROWS}\n  scenarios: []", recipe)
+    assert found == 1
     three = "export:\n  variants: [fp32, fused, int8-dynamic]\n  keep_all: true\n"
     (folder / "recipe.yaml").write_text(recipe.replace("export:\n", three), encoding="utf-8")
     stages = [outcome.stage for outcome in pipeline.run(folder)]
