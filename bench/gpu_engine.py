@@ -1,14 +1,14 @@
 """One engine on a GPU, in a process of its own, for bench/gpu.py.
 
-Run as `python bench/gpu_engine.py ENGINE FILE DEVICE`. The first line that it prints says how many seconds opening took
-(imports included); then it answers each line of standard input with one line:
+Run as `python bench/gpu_engine.py ENGINE FILE DEVICE`. The first line that it prints says how many seconds opening
+took, without importing PyTorch; then it answers each line of standard input with one line:
 
-    {"inputs": FILE.npz, "times": N}    {"wall_ms": [...], "device_ms": [...], "memory_mb": ...}
+    {"inputs": FILE.npz, "times": N}    {"wall_ms": [...], "device_ms": [...]}
     {"inputs": FILE.npz, "to": FILE.npy}    the probabilities are written there, float32 [rows, classes]
 
 wall_ms: from arrays in the host's memory to an array there. device_ms: by CUDA events on the stream of the work, with
 the inputs on the GPU already and the answer left there; the host's clock where DEVICE is cpu, which is for trying out.
-memory_mb: of the GPU, all that this process has taken so far.
+onnxruntime waits for the stream at the end of each such run, PyTorch does not.
 
 ENGINE is `torch` or `compile` with a precision, as in `torch fp16`, `compile fp16 max-autotune`; or `onnxruntime`, by
 `session.run`, `onnxruntime bound` with memory bound once for each shape, or `onnxruntime captured`, with CUDA graphs.
@@ -64,7 +64,7 @@ class Engine(ABC):
         for _ in range(WARM_UP):
             self.launch(placed)
         device_ms = self._events(placed, times) if self.device == "cuda" else self._clock(placed, times)
-        return {"wall_ms": wall_ms, "device_ms": device_ms, "memory_mb": gpu_memory_mb()}
+        return {"wall_ms": wall_ms, "device_ms": device_ms}
 
     def _events(self, placed: Any, times: int) -> list[float]:
         marks = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(times)]
@@ -161,14 +161,6 @@ def in_precision(network: Network, dtype: torch.dtype) -> Network:
     return network
 
 
-def gpu_memory_mb() -> float:
-    """Of all processes of this GPU: of this one alone only its driver knows, which must be asked by its program."""
-    if not torch.cuda.is_available():
-        return 0.0
-    free, total = torch.cuda.mem_get_info()
-    return (total - free) / 1e6
-
-
 def opened(engine: str, file: Path, device: str) -> Engine:
     kind, *how = engine.split(" ")
     if kind == "onnxruntime":
@@ -178,6 +170,9 @@ def opened(engine: str, file: Path, device: str) -> Engine:
 
 
 def main(engine: str, file: str, device: str) -> None:
+    if device == "cuda":
+        # A stream with a name: the default one's is a null pointer, which to onnxruntime means a stream of its own.
+        torch.cuda.set_stream(torch.cuda.Stream())
     start = time.perf_counter()
     network = opened(engine, Path(file), device)
     print(json.dumps({"seconds": time.perf_counter() - start}), flush=True)

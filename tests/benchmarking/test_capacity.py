@@ -176,6 +176,8 @@ def test_where_no_p99_is_known_the_best_figure_is_named_and_how_long_to_measure(
         "6.25 ms, with 4 clients"
     )
     assert told.value.fix == "set bench.seconds to 9 or more and run `tldeploy bench` again"
+    with pytest.raises(QualityError, match="not even a p50 of it is known"):
+        footing(report({"1": level(50, None) | {"p50_ms": None}}), 60)
     longer = server(100, trial(20, 70.0, keeps=True), trial(40, None, keeps=False))
     with pytest.raises(QualityError, match=r"the best p99 known is 70\.0 ms, with 20\.0 requests a second at random"):
         footing(report({"1": level(50, None)}, longer), 60)

@@ -11,9 +11,15 @@ import pytest
 from tests.benchmarking.conftest import Job
 from tldeploy.benchmarking.comparison import Change, Comparison, compare_runs
 from tldeploy.benchmarking.older import Older, read_older
-from tldeploy.benchmarking.page.comparing import remarks, render_comparison, render_comparison_markdown, verdict
+from tldeploy.benchmarking.page.comparing import (
+    remarks,
+    render_comparison,
+    render_comparison_markdown,
+    verdict,
+    write_comparison,
+)
 from tldeploy.cli import execute
-from tldeploy.errors import ArtifactError
+from tldeploy.errors import ArtifactError, UsageError
 
 RECORDED = Path(__file__).parent.parent.parent / "bench" / "results"
 SERVED = "triton http"
@@ -77,6 +83,28 @@ def test_a_latency_within_the_noise_floor_of_either_run_is_not_shown_to_differ(r
     found = of(compare_runs(changed(run), changed(run, slower=slower, floor=0.25)))
     assert (found["p50"].verdict, found["p50"].floor) == ("not shown to differ", 0.25)
     assert found["throughput"].floor is None
+
+
+def test_an_end_of_an_interval_that_one_run_does_not_know_is_none(run: Older) -> None:
+    old = changed(run)
+    (engine,) = (one for one in old.report["engines"] if one["name"] == SERVED)
+    engine["p99_ms_interval"] = [9.9, None]
+    low, high = of(compare_runs(old, changed(run)))["p99"].interval
+    assert low is None
+    assert high is not None
+
+
+def test_samples_that_are_damaged_are_named(run: Older, tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text(json.dumps(run.report), encoding="utf-8")
+    (tmp_path / "samples.npz").write_bytes(b"PK\x03\x04 cut off")
+    with pytest.raises(ArtifactError, match=r"samples\.npz is damaged"):
+        read_older(tmp_path / "report.json")
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(run: Older, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="is no folder"):
+        write_comparison(compare_runs(run, run), tmp_path / "file")
 
 
 def test_other_rows_are_said_and_nothing_is_paired(run: Older) -> None:

@@ -290,6 +290,13 @@ def test_the_headlines_latency_is_explained_beside_that_without_a_server(job: Jo
     assert f"{job.report['environment']['cores']} core" in page.words
 
 
+def test_a_run_that_is_too_short_for_a_p50_can_be_shown(job: Job) -> None:
+    engines = [{**engine, "p50_ms": None, "p50_ms_interval": None} for engine in job.report["engines"]]
+    shown = render_markdown({**job.report, "engines": engines})
+    assert "p50 - ms" in shown
+    assert "pays for the protocol" not in shown
+
+
 def test_the_markdown_has_the_same_tables(job: Job, page: Page) -> None:
     text = (job.folder / "report.md").read_text(encoding="utf-8")
     assert text == render_markdown(job.report)

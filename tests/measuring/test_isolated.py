@@ -65,7 +65,7 @@ def test_latencies_follow_the_rows_that_they_belong_to_beside_an_engine_of_this_
     np.testing.assert_array_equal(run.probabilities.argmax(axis=2), [[0] * 50, np.arange(50) % 3])
     slow = np.arange(50) % 10 == 3
     assert run.latency_ms[1][slow].min() >= 4, "a sleep never ends early"
-    assert np.median(run.latency_ms[1][~slow]) < 4
+    assert np.median(run.latency_ms[1][~slow]) < run.latency_ms[1][slow].min()
 
 
 def test_queries_and_batches_of_rows_take_what_their_rows_take(runner: Isolated) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tldeploy.errors import ServerError
 from tldeploy.measuring.parts import BETWEEN, OUTSIDE, Parts, measure_parts, spent_between
 from tldeploy.runtime.triton import Client
 from tldeploy.runtime.triton.statistics import Counted, counted
@@ -44,6 +45,11 @@ def test_the_parts_of_a_request_add_up_to_what_was_waited() -> None:
     )
     assert sum(found.by_name().values()) == pytest.approx(found.all_ms) == 11.0
     assert [step.rows_per_run for step in found.steps] == [1, 2]
+
+
+def test_a_server_that_counted_nothing_is_named() -> None:
+    with pytest.raises(ServerError, match="the server counted 0 requests to tiny"):
+        Parts.of("tiny", (), {"tiny": Counted()}, 1.0)
 
 
 def test_the_real_server_accounts_for_its_requests(tiny_server: Server) -> None:

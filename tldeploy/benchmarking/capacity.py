@@ -263,7 +263,9 @@ def _best_known(engine: dict[str, Any]) -> str:
         best = min(trials, key=lambda trial: float(trial["p99_ms"]))
         rate = per_second(best["rate_per_s"])
         return f"the best p99 known is {milliseconds(best['p99_ms'])} ms, with {rate} requests a second at random"
-    levels = engine["closed_loop"]
+    levels = {clients: level for clients, level in engine["closed_loop"].items() if level["p50_ms"] is not None}
+    if not levels:
+        return "not even a p50 of it is known"
     clients = min(levels, key=lambda clients: float(levels[clients]["p50_ms"]))
     return f"the best that is known is a p50 of {milliseconds(levels[clients]['p50_ms'])} ms, with {_clients(clients)}"
 

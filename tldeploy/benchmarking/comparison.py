@@ -146,14 +146,15 @@ def _size(of: str, judged: Judged) -> dict[str, Any]:
     worse = judged.change
     assert worse is not None
     if of in PERCENTILES:
-        ends = (1 + worse.low, 1 + worse.high)
-        return {"value": 1 + worse.value, "interval": _known(*ends)}
-    whole = 0 if of == "accuracy" else 1
-    return {"value": whole - worse.value, "interval": _known(whole - worse.high, whole - worse.low)}
+        return {"value": 1 + worse.value, "interval": _known(1 + worse.low, 1 + worse.high, 0)}
+    if of == "throughput":
+        return {"value": 1 - worse.value, "interval": _known(1 - worse.high, 1 - worse.low, 0)}
+    return {"value": -worse.value, "interval": _known(-worse.high, -worse.low)}
 
 
-def _known(low: float, high: float) -> tuple[float | None, float | None]:
-    return low if math.isfinite(low) else None, high if math.isfinite(high) else None
+def _known(low: float, high: float, least: float = -math.inf) -> tuple[float | None, float | None]:
+    """least: a low end that is no higher is not known either."""
+    return low if low > least and math.isfinite(low) else None, high if math.isfinite(high) else None
 
 
 def _verdict(of: str, judged: Judged, floor: float) -> Verdict:

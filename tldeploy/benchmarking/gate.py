@@ -68,7 +68,7 @@ class Judged:
     def as_json(self) -> dict[str, Any]:
         change = self.change and {
             "value": self.change.value,
-            "interval": [self.change.low, self.change.high if math.isfinite(self.change.high) else None],
+            "interval": [end if math.isfinite(end) else None for end in (self.change.low, self.change.high)],
         }
         return {"condition": self.condition.text, "state": self.state, "said": self.said, "worse_by": change}
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,9 +40,13 @@ def read_older(path: Path) -> Older:
     samples = (artifact if copied else path.parent) / SAMPLES
     if not samples.is_file():
         return Older(report)
-    with np.load(samples) as arrays:
-        answers = arrays["probabilities"].argmax(axis=2)
-        return Older(report, arrays["truth"], dict(zip(arrays["engines"].tolist(), answers, strict=True)))
+    try:
+        with np.load(samples) as arrays:
+            answers = arrays["probabilities"].argmax(axis=2)
+            return Older(report, arrays["truth"], dict(zip(arrays["engines"].tolist(), answers, strict=True)))
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        fix = "give the one that the bench wrote, or remove it: then accuracy is compared by its intervals"
+        raise ArtifactError(f"compare with {path}", f"{samples} is damaged ({error})", fix) from error
 
 
 def read_report(path: Path, asked: str, fix: str) -> tuple[Report, bytes]:
@@ -55,7 +60,9 @@ def read_report(path: Path, asked: str, fix: str) -> tuple[Report, bytes]:
         raise ArtifactError(asked, "it is not JSON", fix) from error
     if not isinstance(report, dict) or not {"engines", "reported", "environment"} <= set(report):
         raise ArtifactError(asked, "it is not the report of a bench", fix)
-    if report.get("schema_version", 0) > SCHEMA_VERSION:
+    if not isinstance(version := report.get("schema_version", 0), int):
+        raise ArtifactError(asked, f"its schema_version is {version!r}, no number", fix)
+    if version > SCHEMA_VERSION:
         raise ArtifactError(asked, "a newer tldeploy wrote it", "use that version of tldeploy")
     return report, text
 

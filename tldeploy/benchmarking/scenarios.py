@@ -44,7 +44,7 @@ def closed_loop(load: ClosedLoop, engine: int) -> dict[str, Any]:
             "rounds_per_s": (completed[at] / elapsed_s[at]).tolist(),
             **{name: figures[name] for name in ("p50_ms", "p99_ms", "samples")},
             "generator": health and health.as_json(),
-            "joules_per_request": None if np.isnan(joules) else float(joules / completed[at].sum()),
+            "joules_per_request": float(joules / completed[at].sum()) if np.isfinite(joules) else None,
         }
     return found
 

@@ -37,7 +37,8 @@ MOST_SECONDS = 0.5
 class Opening:
     """What an engine costs before it answers.
 
-    seconds: from the start of its process to its first answer, imports included. memory_mb: resident memory that this
+    seconds: from the start of its process to its first answer, imports included; of a served one until the server is
+    ready, with all that its repository holds. memory_mb: resident memory that this
     added to a bare Python, in 10^6 bytes; None where it is not known. size_bytes: on disk, of the network.
     """
 

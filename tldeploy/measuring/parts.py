@@ -18,6 +18,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from tldeploy.errors import ServerError
 from tldeploy.measuring.load.generator import generators
 from tldeploy.measuring.scenarios import ROUNDS
 from tldeploy.measuring.scenarios.turns import SEED, garbage_frozen
@@ -56,8 +57,14 @@ class Parts:
 
     @classmethod
     def of(cls, model: str, steps: Sequence[str], spent: Counts, waited_ms: float) -> Parts:
-        """spent: what the server counted of the model and its steps. waited_ms: by a client for one answer."""
+        """spent: what the server counted of the model and its steps. waited_ms: by a client for one answer.
+
+        Raises ServerError where it counted nothing.
+        """
         requests = spent[model].requests
+        if requests <= 0:
+            counted = f"the server counted {requests} requests to {model} meanwhile: it may have loaded it anew"
+            raise ServerError("tell where the time goes", counted, "run it again")
         found = tuple(_step(name.removeprefix(f"{model}."), spent[name], requests) for name in steps)
         inside_ms = spent[model].whole_ns / requests / 1e6
         between_ms = inside_ms - sum(step.queue_ms + step.input_ms + step.infer_ms + step.output_ms for step in found)

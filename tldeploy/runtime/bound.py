@@ -76,7 +76,10 @@ class BoundGraph:
         from onnxruntime import OrtValue
 
         binding = self._session.io_binding()
-        inputs = {name: OrtValue.ortvalue_from_numpy(values, *self._place) for name, values in tensors.items()}
+        # Copied: on the CPU an OrtValue is the array that it is made of, and what belongs to the caller stays as it is.
+        inputs = {
+            name: OrtValue.ortvalue_from_numpy(np.array(values), *self._place) for name, values in tensors.items()
+        }
         rows = len(next(iter(tensors.values())))
         output = OrtValue.ortvalue_from_shape_and_type((rows, self._classes), np.float32, *self._place)
         for name, value in inputs.items():

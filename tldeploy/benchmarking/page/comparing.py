@@ -21,6 +21,7 @@ from tldeploy.benchmarking.page.engine_tables import clients_words
 from tldeploy.benchmarking.page.markup import EMPTY, Cell, Table, bullets, markdown_bullets, number, plain, words
 from tldeploy.benchmarking.page.rendering import fill, when
 from tldeploy.benchmarking.report import Report, metric_words, milliseconds, per_second
+from tldeploy.errors import UsageError
 
 RATIOS = (0.1, 0.2, 0.3, 0.5, 0.8, 1, 1.25, 2, 3, 5, 10)
 _INKS = {"better": "right", "worse": "wrong"}
@@ -38,7 +39,13 @@ def compare(old: str | Path, new: str | Path, out: str | Path = ".", any_machine
 
 
 def write_comparison(found: Comparison, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    """Raises UsageError where a file is in the folder's place."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UsageError(
+            "write the comparison", f"{folder} is no folder", "name a folder, or leave --out out"
+        ) from error
     write_file(folder / COMPARISON_HTML, render_comparison(found))
     write_file(folder / COMPARISON_MARKDOWN, render_comparison_markdown(found))
 
@@ -145,6 +152,8 @@ def _words(found: Comparison) -> dict[str, str]:
 def _rows(found: Comparison) -> str:
     if any(change.paired for change in found.changes):
         return "both runs answered the same rows; the metric is compared row by row"
+    if not found.changes:
+        return "the runs have no engine in common"
     why = {
         True: "one of them kept no samples (samples.npz) beside its report",
         False: "the runs answered different rows",

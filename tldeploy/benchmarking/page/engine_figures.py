@@ -162,7 +162,7 @@ def _parts(report: Report) -> Any:
         for name in names:
             made.add_bar(
                 y=[engine["name"] for engine in served],
-                x=[max(parts_by_name(engine["parts"][level]).get(name, 0), 0) for engine in served],
+                x=[parts_by_name(engine["parts"][level]).get(name, 0) for engine in served],
                 name=name,
                 orientation="h",
                 legendgroup=name,

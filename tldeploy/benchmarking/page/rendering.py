@@ -144,7 +144,9 @@ def _served(report: Report) -> Iterator[str]:
     """Why the engine of the headline is slower than the same graph without a server, where it is."""
     engine, alone = reported(report), f"onnxruntime {report['chosen']['variant']}"
     beside = next((found for found in report["engines"] if found["name"] == alone), None)
-    if beside and engine["name"] in SERVED_BY and engine["p50_ms"] > beside["p50_ms"]:
+    if not beside or engine["name"] not in SERVED_BY or None in (engine["p50_ms"], beside["p50_ms"]):
+        return
+    if engine["p50_ms"] > beside["p50_ms"]:
         yield (
             f"{engine['name']}: its p50 of {milliseconds(engine['p50_ms'])} ms is above the "
             f"{milliseconds(beside['p50_ms'])} ms of {alone}, as a request that is alone pays for the protocol, for "
