@@ -53,8 +53,11 @@ def test_what_is_served_is_traced_to_the_recipe_verified_and_without_findings(pr
 
 
 def test_a_bench_that_is_worse_than_an_older_one_exits_with_8(project: Path, tmp_path: Path) -> None:
-    """Against itself nothing is worse; against a run that was ten times as fast, the latency is."""
-    conditions = ("--fail-on", "p50+50%,accuracy-0.5pt", "--json")
+    """Against itself nothing is worse; against a run that was ten times as fast, the latency is.
+
+    So much is allowed that the width of the interval, which is the machine's, decides nothing.
+    """
+    conditions = ("--fail-on", "p50+300%,accuracy-0.5pt", "--json")
     same = tldeploy("bench", project, "--against", project / "report.json", *conditions)
     assert same.returncode == 0, same.stderr
     assert [found["state"] for found in json.loads(same.stdout.splitlines()[-1])["conditions"]] == ["passed", "passed"]

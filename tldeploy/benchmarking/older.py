@@ -41,7 +41,7 @@ def read_older(path: Path) -> Older:
     if not samples.is_file():
         return Older(report)
     try:
-        with np.load(samples) as arrays:
+        with samples.open("rb") as file, np.load(file) as arrays:
             answers = arrays["probabilities"].argmax(axis=2)
             return Older(report, arrays["truth"], dict(zip(arrays["engines"].tolist(), answers, strict=True)))
     except (OSError, ValueError, KeyError, BadZipFile) as error:
