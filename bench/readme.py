@@ -1,4 +1,4 @@
-"""Write the README's table of figures from the recorded result; with --check only say whether they match.
+"""Write the tables of figures in both READMEs from recorded runs; with --check only say whether they match.
 
 .venv/bin/python bench/readme.py [--check]
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-RECORDED = ROOT / "bench" / "results" / "epyc-avx2-2-cores" / "review-sentiment.json"
+RESULTS = ROOT / "bench" / "results" / "epyc-avx2-2-cores"
 BEGIN, END = "<!-- figures: bench/readme.py -->\n", "<!-- end of figures -->\n"
 
 
@@ -68,6 +68,29 @@ def engines(report: dict[str, Any]) -> str:
     return markdown([*head, "weighted F1, held out", "times PyTorch"], rows)
 
 
+def all_engines(report: dict[str, Any]) -> str:
+    """The run of every engine: its latencies, also where all rows have one length, its batches, and what it costs."""
+    tokens = next(iter(report["engines"][0]["fixed_shapes"]))
+    rows = [
+        [
+            engine["name"],
+            *(f"{engine[f'p{share}_ms']:.1f}" for share in (50, 99)),
+            f"{engine['fixed_shapes'][tokens]['p50_ms']:.1f}",
+            f"{engine['offline']['rows_per_s']:.0f}",
+            f"{max(engine['throughput_per_s'].values()):.0f}",
+            f"{engine['metric']['value']:.3f}",
+            spread(engine["speedup"]),
+            f"{engine['opening']['seconds']:.1f}",
+            "" if engine["opening"]["memory_mb"] is None else f"{engine['opening']['memory_mb']:.0f}",
+            f"{engine['opening']['size_bytes'] / 1e6:.0f}",
+        ]
+        for engine in report["engines"]
+    ]
+    head = ["engine", "p50 ms", "p99", f"p50, {tokens} tokens", "rows/s, batches", "rows/s, best load", "weighted F1"]
+    table = markdown([*head, "times PyTorch", "opened in, s", "RAM MB", "MB"], rows)
+    return f"{table}\n"
+
+
 def interval(metric: dict[str, float]) -> str:
     return f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]"
 
@@ -81,17 +104,27 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *rows])
 
 
+PLACES = {
+    "README.md": ("review-sentiment.json", figures),
+    "bench/README.md": ("review-sentiment-engines.json", all_engines),
+}
+
+
 def main(check: bool) -> int:
-    readme = ROOT / "README.md"
-    before = readme.read_text(encoding="utf-8")
-    start, end = before.index(BEGIN) + len(BEGIN), before.index(END)
-    recorded = json.loads(RECORDED.read_text(encoding="utf-8"))
-    after = before[:start] + figures(recorded) + before[end:]
-    if check and before != after:
-        print("README.md does not show the recorded figures; run python bench/readme.py", file=sys.stderr)
+    behind = []
+    for place, (record, written) in PLACES.items():
+        readme = ROOT / place
+        before = readme.read_text(encoding="utf-8")
+        start, end = before.index(BEGIN) + len(BEGIN), before.index(END)
+        recorded = json.loads((RESULTS / record).read_text(encoding="utf-8"))
+        after = before[:start] + written(recorded) + before[end:]
+        if before != after:
+            behind.append(place)
+        if not check:
+            readme.write_text(after, encoding="utf-8")
+    if check and behind:
+        print(f"{', '.join(behind)}: not the recorded figures; run python bench/readme.py", file=sys.stderr)
         return 1
-    if not check:
-        readme.write_text(after, encoding="utf-8")
     return 0
 
 
