@@ -12,6 +12,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results" / "epyc-avx2-2-cores"
+RECORDED = RESULTS / "review-sentiment.json"
 BEGIN, END = "<!-- figures: bench/readme.py -->\n", "<!-- end of figures -->\n"
 
 
@@ -105,8 +106,8 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 
 
 PLACES = {
-    "README.md": ("review-sentiment.json", figures),
-    "bench/README.md": ("review-sentiment-engines.json", all_engines),
+    "README.md": (RECORDED, figures),
+    "bench/README.md": (RESULTS / "review-sentiment-engines.json", all_engines),
 }
 
 
@@ -116,7 +117,7 @@ def main(check: bool) -> int:
         readme = ROOT / place
         before = readme.read_text(encoding="utf-8")
         start, end = before.index(BEGIN) + len(BEGIN), before.index(END)
-        recorded = json.loads((RESULTS / record).read_text(encoding="utf-8"))
+        recorded = json.loads(record.read_text(encoding="utf-8"))
         after = before[:start] + written(recorded) + before[end:]
         if before != after:
             behind.append(place)
