@@ -44,6 +44,7 @@ from tldeploy.exporting.graph import export_graph, metadata
 from tldeploy.exporting.source import Source
 from tldeploy.exporting.variants import VARIANTS, wanted
 from tldeploy.recipe import Export
+from tldeploy.recipe.serving import Target
 from tldeploy.runtime.nncf_int8 import Kind, quantize
 from tldeploy.tasks import load_task
 from tldeploy.tasks.classification import Classification, Tensors
@@ -137,11 +138,11 @@ SUBJECTS: dict[str, Callable[[], Subject]] = {
 }
 
 
-def make_graphs(subject: Subject, folder: Path) -> dict[str, Path]:
+def make_graphs(subject: Subject, folder: Path, target: Target = "cpu") -> dict[str, Path]:
     """fp32 and every variant that suits, as the export stage makes them; without a search, for speed is asked."""
     graph = folder / "fp32.onnx"
     export_graph(subject.network, subject.task, graph, 20, metadata(subject.task, "", __version__))
-    settings = Export(search_minutes=0)
+    settings = Export(target=target, search_minutes=0)
     source = Source(graph, subject.network, subject.task, subject.calibration, subject.calibration, settings)
     files = {"fp32": graph}
     for name in wanted(source)[0]:

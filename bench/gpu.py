@@ -33,19 +33,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from export import ROOT, SUBJECTS, Subject, operations
+from export import ROOT, SUBJECTS, Subject, make_graphs, operations
 from readme import markdown
 
-from tldeploy import __version__, environment
+from tldeploy import environment
 from tldeploy.artifacts import write_file
 from tldeploy.backbones.network import TextNetwork
 from tldeploy.data.rows import Rows
-from tldeploy.errors import MachineError, TldeployError
-from tldeploy.exporting.graph import export_graph, metadata
-from tldeploy.exporting.source import Source
-from tldeploy.exporting.variants import VARIANTS, wanted
+from tldeploy.errors import MachineError
 from tldeploy.measuring.profiling import profile, provider_shares
-from tldeploy.recipe import Export
 from tldeploy.runtime.session import open_session
 
 ROUNDS, ROUND_MS = 7, 100.0
@@ -73,28 +69,6 @@ def requests(subject: Subject, few: bool) -> dict[str, dict[str, Any]]:
         return found
     pixels = subject.requests[next(iter(subject.requests))][0]["pixels"]
     return {f"{batch} x 224": {"pixels": np.repeat(pixels, batch, axis=0)} for batch in batches}
-
-
-def make_graphs(subject: Subject, folder: Path) -> dict[str, Path]:
-    """fp32 and the variants for CUDA, as the export stage makes them; without a search, for speed is asked."""
-    graph = folder / "fp32.onnx"
-    export_graph(subject.network, subject.task, graph, 20, metadata(subject.task, "", __version__))
-    source = Source(
-        graph,
-        subject.network,
-        subject.task,
-        subject.calibration,
-        subject.calibration,
-        Export(target="cuda", search_minutes=0),
-    )
-    files = {"fp32": graph}
-    for name in wanted(source)[0]:
-        try:
-            VARIANTS[name].make(source, folder / f"{name}.onnx")
-            files[name] = folder / f"{name}.onnx"
-        except TldeployError as error:
-            print(f"{subject.name} {name}: {error.found}", file=sys.stderr)
-    return files
 
 
 class Engine:
@@ -143,7 +117,7 @@ def opened(stack: ExitStack, wanted_engines: dict[str, tuple[str, Path]], device
 def measure(subject: Subject, device: str, folder: Path) -> dict[str, Any]:
     """Medians in ms of every round, by request and engine, and what else the table says."""
     few = device == "cpu"
-    graphs = make_graphs(subject, folder)
+    graphs = make_graphs(subject, folder, "cuda")
     subject.network.save(folder / "torch")
     wanted_engines = {name: (name, folder / "torch") for name in (*EAGER, *([] if few else COMPILED))}
     wanted_engines |= {
