@@ -20,7 +20,6 @@ text-unpinned is text as `deploy` and the kernel leave it: nothing is pinned, an
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import multiprocessing
 import os
@@ -38,6 +37,7 @@ from threading import Barrier
 from typing import Any
 
 import numpy as np
+from pictures import photos, resnet18
 from readme import markdown
 
 from tldeploy import __version__, artifacts, environment
@@ -59,7 +59,7 @@ WARM_UP_SECONDS = 0.5
 PROTOCOLS = ("http", "grpc", "shared memory")
 ALONE, IN_BATCHES = "in-process, one at a time", "in-process, in batches of 8"
 SERVED, OFF = "served", "served, batching off"
-IMAGES, IMAGE_SIZE, PHOTO = 64, 224, (500, 375)
+IMAGE_SIZE = 224
 ONE_THREAD = 'parameters { key: "intra_op_thread_count" value { string_value: "1" } }\n'
 
 
@@ -82,26 +82,12 @@ def text(models: Path, folder: Path) -> Subject:
 
 
 def images(models: Path, folder: Path) -> Subject:
-    """JPEGs as a camera's pictures are when they are shown on a page, smooth and of PHOTO pixels."""
-    import torch
-    from PIL import Image
-    from transformers import ResNetConfig, ResNetModel
-
-    from tldeploy.backbones.network import ImageNetwork
+    """A ResNet-18 on JPEGs; see pictures.py."""
     from tldeploy.exporting.graph import export_graph, metadata
     from tldeploy.tasks.image_classification import ImageClassification
     from tldeploy.tasks.pixels import ImageEncoder
 
-    draw, photos = np.random.default_rng(0), []
-    for _ in range(IMAGES):
-        photo = io.BytesIO()
-        coarse = Image.fromarray(draw.integers(0, 256, (24, 32, 3), dtype=np.uint8))
-        coarse.resize(PHOTO, Image.Resampling.BICUBIC).save(photo, "JPEG", quality=90)
-        photos.append(photo.getvalue())
-    torch.manual_seed(0)
-    config = ResNetConfig(hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic")
-    normalisation = {"mean": [0.5] * 3, "std": [0.25] * 3, "rescale_factor": 1 / 255, "channels": "rgb"}
-    network = ImageNetwork(ResNetModel(config).eval(), normalisation, 3).eval()
+    network = resnet18(3)
     task = ImageClassification(["a", "b", "c"], ImageEncoder(image_size=IMAGE_SIZE))
     with artifacts.writing(folder / "onnx") as new:
         export_graph(network, task, new / "fp32.onnx", 20, metadata(task, "", __version__))
@@ -110,7 +96,7 @@ def images(models: Path, folder: Path) -> Subject:
         details = {"chosen": "fp32", "variants": [{"name": "fp32", "file": "fp32.onnx"}]}
         about = {"task": task.name, "labels": task.labels, "preprocessing": task.preprocessing, "details": details}
         artifacts.seal(new, Manifest(kind="export", name=NAME, inputs="", **about))
-    return Subject(folder / "onnx", photos, None)
+    return Subject(folder / "onnx", photos(), None)
 
 
 def text_unpinned(models: Path, folder: Path) -> Subject:

@@ -1,7 +1,7 @@
 """What is served: a network, its rows, and the folders that a deployment of each kind carries.
 
 1. text: MiniLM of models/review-sentiment, its held-out rows; the chosen int8 graph and the fp32 one.
-2. images: a ResNet-18 with random weights, which serve for speed, on JPEGs of PHOTO pixels.
+2. images: a ResNet-18 with random weights, which serve for speed, on JPEGs (pictures.py).
 
 `exports` is what tldeploy publishes, by variant; `checkpoint` what transformers reads (servers/network.py); `graphs`
 the quantized graph, by variant, with what somebody needs who has it and runs it without us.
@@ -9,7 +9,6 @@ the quantized graph, by variant, with what somebody needs who has it and runs it
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.pictures import photos, resnet18
 from tldeploy import __version__, artifacts
 from tldeploy.artifacts import Manifest
 from tldeploy.backbones import quiet_transformers
@@ -30,7 +30,7 @@ from tldeploy.tasks.classification import Classification, Row, Tensors
 from tldeploy.tasks.metrics import Classes
 
 CHECKED = 24
-IMAGES, IMAGE_SIZE, PHOTO = 64, 224, (500, 375)
+IMAGE_SIZE = 224
 LABELS = ["a", "b", "c"]
 
 
@@ -71,25 +71,12 @@ def text(models: Path, folder: Path) -> Subject:
 
 
 def images(models: Path, folder: Path) -> Subject:
-    import torch
-    from PIL import Image
-    from transformers import ResNetConfig, ResNetModel
-
     from tldeploy.exporting.graph import export_graph, metadata
     from tldeploy.tasks.image_classification import ImageClassification
     from tldeploy.tasks.pixels import ImageEncoder
 
     quiet_transformers()
-    draw, photos = np.random.default_rng(0), []
-    for _ in range(IMAGES):
-        photo = io.BytesIO()
-        coarse = Image.fromarray(draw.integers(0, 256, (24, 32, 3), dtype=np.uint8))
-        coarse.resize(PHOTO, Image.Resampling.BICUBIC).save(photo, "JPEG", quality=90)
-        photos.append(photo.getvalue())
-    torch.manual_seed(0)
-    config = ResNetConfig(hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic")
-    normalisation = {"mean": [0.5] * 3, "std": [0.25] * 3, "rescale_factor": 1 / 255, "channels": "rgb"}
-    network = ImageNetwork(ResNetModel(config).eval(), normalisation, len(LABELS)).eval()
+    pictures, network = photos(), resnet18(len(LABELS))
     task = ImageClassification(LABELS, ImageEncoder(image_size=IMAGE_SIZE, resize="squash"))
     with artifacts.writing(folder / "onnx") as new:
         export_graph(network, task, new / "fp32.onnx", 20, metadata(task, "", __version__))
@@ -98,8 +85,8 @@ def images(models: Path, folder: Path) -> Subject:
         about = {"task": task.name, "labels": LABELS, "preprocessing": task.preprocessing, "details": details}
         _seal_without_golden(new, Manifest(kind="export", name="m", inputs="", **about))
     checkpoint = image_checkpoint(network, LABELS, IMAGE_SIZE, folder / "checkpoint")
-    expected = probabilities(network, task, photos[:CHECKED])
-    return Subject(task, photos, None, expected, {"fp32": folder / "onnx"}, checkpoint, {})
+    expected = probabilities(network, task, pictures[:CHECKED])
+    return Subject(task, pictures, None, expected, {"fp32": folder / "onnx"}, checkpoint, {})
 
 
 SUBJECTS: dict[str, Callable[[Path, Path], Subject]] = {"text": text, "images": images}

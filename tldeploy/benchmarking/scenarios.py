@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tldeploy.measuring.load.health import MOST_CPU, MOST_LATE
-from tldeploy.measuring.scenarios import ClosedLoop, MultiStream, Offline, Server, SingleStream, Trial
+from tldeploy.measuring.scenarios import ClosedLoop, MultiStream, Offline, Server, SingleStream, Trial, neighbours
 from tldeploy.measuring.statistics import percentiles
 
 SHARES = {"p50_ms": 0.5, "p90_ms": 0.9, "p95_ms": 0.95, "p99_ms": 0.99, "p99_9_ms": 0.999}
@@ -38,7 +38,7 @@ def closed_loop(load: ClosedLoop, engine: int) -> dict[str, Any]:
     found = {}
     for at, clients in enumerate(load.concurrency):
         latency_ms = load.latencies_ms(engine, at)
-        figures = latencies(latency_ms, _twenty_blocks(len(latency_ms)), queued=True)
+        figures = latencies(latency_ms, neighbours(len(latency_ms)), queued=True)
         health, joules = load.health.get((engine, at)), load.joules[engine, at].sum()
         found[str(clients)] = {
             "rounds_per_s": (completed[at] / elapsed_s[at]).tolist(),
@@ -102,7 +102,3 @@ def generator_words(engine: str, scenarios: Mapping[str, Any]) -> str | None:
         f"{engine}: at {', '.join(behind)} the figures are in part the load generator's: it used over {MOST_CPU:.0%} "
         f"of a core, or sent over {MOST_LATE:.0%} of the latency late; it may want a core, or a machine, of its own"
     )
-
-
-def _twenty_blocks(samples: int) -> NDArray[np.int64]:
-    return np.arange(samples, dtype=np.int64) * min(20, samples) // samples

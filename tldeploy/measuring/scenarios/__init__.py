@@ -17,7 +17,7 @@ from tldeploy.measuring.scenarios.closed import ROUNDS, ClosedLoop, closed_loop
 from tldeploy.measuring.scenarios.multi import MultiStream, multi_stream
 from tldeploy.measuring.scenarios.open import Server, Trial, server
 from tldeploy.measuring.scenarios.single import SingleStream, single_stream
-from tldeploy.measuring.scenarios.turns import FEWEST_BLOCKS, MOST_ROWS_A_BLOCK, blocks
+from tldeploy.measuring.scenarios.turns import FEWEST_BLOCKS, MOST_ROWS_A_BLOCK, blocks, neighbours
 
 __all__ = [
     "BATCH",
@@ -33,6 +33,7 @@ __all__ = [
     "blocks",
     "closed_loop",
     "multi_stream",
+    "neighbours",
     "offline",
     "server",
     "single_stream",

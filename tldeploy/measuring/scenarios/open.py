@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tldeploy.measuring.load.generator import Generator, Round, generators
-from tldeploy.measuring.scenarios.turns import FEWEST_BLOCKS, SEED, garbage_frozen
+from tldeploy.measuring.scenarios.turns import SEED, garbage_frozen, neighbours
 from tldeploy.measuring.statistics import fewest, percentiles
 from tldeploy.progress import progress
 from tldeploy.runtime import Runner
@@ -56,8 +56,7 @@ class Trial:
     @property
     def block(self) -> NDArray[np.int64]:
         """Twenty blocks of neighbouring requests, int64 [requests]."""
-        most = len(self.made.sent.due)
-        return np.arange(most, dtype=np.int64) * min(FEWEST_BLOCKS, most) // most
+        return neighbours(len(self.made.sent.due))
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,11 @@ def blocks(rows: int) -> NDArray[np.int64]:
     return np.arange(rows, dtype=np.int64) * blocks // rows
 
 
+def neighbours(requests: int) -> NDArray[np.int64]:
+    """Twenty blocks of requests under load, which come one after the other with no turns between them."""
+    return np.arange(requests, dtype=np.int64) * min(FEWEST_BLOCKS, requests) // requests
+
+
 def turns(block: NDArray[np.int64], engines: int, draw: np.random.Generator) -> Iterator[tuple[int, list[int]]]:
     """Whose turn it is, and with which samples: block after block, the engines in an order drawn anew for each."""
     for indices in np.split(np.arange(len(block)), np.flatnonzero(np.diff(block)) + 1):
