@@ -3,8 +3,8 @@
 1. Graphs with MiniLM's layers and random weights are exported as the export stage does, and quantized dynamically;
    batch and length are asked of MiniLM itself, as `tldeploy export` left it.
 2. In each of ROUNDS rounds every size of a sweep and both graphs are asked in an order drawn anew, on one thread.
-3. The exponent is the slope of the medians over the sizes, both as logarithms, by least squares; its interval is a
-   bootstrap over rounds. Beside it stands the exponent that the counted operations have over the same sizes.
+3. The exponent is the slope over the sizes, both as logarithms, by least squares: the mean of what each round gives,
+   with its interval by Student's t. Beside it stands the exponent of the counted operations over the same sizes.
 4. The peak of memory of a graph comes from a process of its own for each size (peak.py).
 5. Passes over rows (scale_rows.py) likewise, of tune, export and bench, at up to 64,000 and 100,000 rows.
 
@@ -31,16 +31,16 @@ from typing import Any
 import numpy as np
 import scale_rows
 from numpy.typing import NDArray
-from readme import markdown
+from readme import markdown, spread
 
 from tldeploy import __version__, environment
 from tldeploy.artifacts import write_file
 from tldeploy.exporting.source import VNNI
+from tldeploy.measuring.statistics import Estimate, mean_of_rounds, ratio_of_rounds
 
 ROOT = Path(__file__).parent.parent
 ROUNDS, FEWEST_MS = 9, 20.0
 LAYERS, HIDDEN, HEAD, CLASSES, TOKENS = 6, 384, 32, 3, 128
-RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -192,27 +192,17 @@ def slope(sizes: Sequence[float], values: NDArray[np.float64]) -> NDArray[np.flo
     return found
 
 
-def exponent(sizes: Sequence[float], rounds: Sequence[Sequence[float]]) -> list[float]:
-    """Of the medians over rounds, with its 95 % bootstrap interval; a round is drawn with all its sizes."""
-    samples = np.array(rounds)  # [sizes, rounds]
-    drawn = np.random.default_rng(0).integers(0, samples.shape[1], (RESAMPLES, samples.shape[1]))
-    resampled = slope(sizes, np.median(samples[:, drawn], axis=2).T)
-    return [float(slope(sizes, np.median(samples, axis=1))), *np.quantile(resampled, [0.025, 0.975]).tolist()]
-
-
-def interval(rounds: Sequence[float]) -> list[float]:
-    """The median over rounds with its 95 % bootstrap interval."""
-    samples = np.array(rounds)
-    drawn = np.random.default_rng(0).integers(0, len(samples), (RESAMPLES, len(samples)))
-    return [float(np.median(samples)), *np.quantile(np.median(samples[drawn], axis=1), [0.025, 0.975]).tolist()]
+def exponent(sizes: Sequence[float], rounds: Sequence[Sequence[float]]) -> Estimate:
+    """The mean over rounds of the slope that each gives with all its sizes. rounds: ms [sizes, rounds]."""
+    return mean_of_rounds(slope(sizes, np.array(rounds).T))
 
 
 def page(report: dict[str, Any]) -> str:
     """scale.md."""
     about = (
-        f"{report['environment']['cpu']}, one thread, medians of interleaved rounds. Exponent: of the time as a power "
-        "of what grows, with its 95 % interval; last step: between the two largest sizes; theory: the exponent that "
-        "the counted operations of the matrix products have over the same sizes, or what is expected."
+        f"{report['environment']['cpu']}, one thread, geometric means of interleaved rounds. Exponent: of the time as "
+        "a power of what grows, with its 95 % interval; last step: between the two largest sizes; theory: the exponent "
+        "that the counted operations of the matrix products have over the same sizes, or what is expected."
     )
     return "\n\n".join([about, summary(report["results"]), *map(details, report["results"].values())]) + "\n"
 
@@ -223,17 +213,16 @@ def summary(results: dict[str, Any]) -> str:
     for result in results.values():
         for engine, found in result["engines"].items():
             sizes = found.get("sizes") or result["sizes"]
-            medians = [statistics.median(rounds) for rounds in found["rounds_ms"]]
-            value, low, high = exponent(sizes, found["rounds_ms"])
-            last = float(slope(sizes[-2:], np.array(medians[-2:])))
+            typical = [ratio_of_rounds(rounds, 1).value for rounds in found["rounds_ms"]]
+            last = exponent(sizes[-2:], found["rounds_ms"][-2:])
             law = f"{slope(sizes, np.array(result['law'])):.2f}" if "law" in result else scale_rows.LAWS[engine]
             lines.append(
                 [
                     f"{result['grows']}: {engine}",
                     f"{sizes[0]:,} to {sizes[-1]:,}",
-                    f"{number(medians[0])} to {number(medians[-1])}",
-                    f"{value:.2f} [{low:.2f}, {high:.2f}]",
-                    f"{last:.2f}",
+                    f"{number(typical[0])} to {number(typical[-1])}",
+                    spread(exponent(sizes, found["rounds_ms"]).as_json()),
+                    spread(last.as_json()),
                     law,
                     f"{found['peak_mb'][0]:.0f} to {found['peak_mb'][-1]:.0f}" if "peak_mb" in found else "",
                 ]
@@ -242,14 +231,14 @@ def summary(results: dict[str, Any]) -> str:
 
 
 def details(result: dict[str, Any]) -> str:
-    """Every size of a sweep: the median in ms with its interval, and the peak of memory where it was measured."""
+    """Every size of a sweep: the ms that it took, with their interval, and the peak of memory where it was measured."""
     rows = []
     for engine, found in result["engines"].items():
         sizes = found.get("sizes") or result["sizes"]
         peaks = found.get("peak_mb") or [None] * len(sizes)
         for size, rounds, peak in zip(sizes, found["rounds_ms"], peaks, strict=True):
-            value, low, high = interval(rounds)
-            took = f"{number(value)} [{number(low)}, {number(high)}]"
+            ms = ratio_of_rounds(rounds, 1)
+            took = f"{number(ms.value)} [{number(ms.low)}, {number(ms.high)}]"
             rows.append([engine, f"{size:,}", took, "" if peak is None else f"{peak:.0f}"])
     return markdown([result["grows"], "size", "ms", "peak MB"], rows)
 

@@ -3,47 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
 
-from bench.readme import interval, markdown
-from tldeploy.measuring.statistics import fewest
+from bench.readme import interval, markdown, spread
+from tldeploy.measuring.statistics import Estimate, fewest, ratio_of_rounds
 
 OURS, IN_PROCESS = "tldeploy", "in-process"
 AGAIN, THEIRS = "tldeploy again", "perf_analyzer"
 LEVELS = ("1", "4", "16")
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """How many times as fast we are: the geometric mean over rounds of the quotient within a round, and its 95 %
-    interval by Student's t of the logarithms: for a bootstrap five rounds are too few."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def verdict(self) -> str:
-        return "ahead" if self.low > 1 else "behind" if self.high < 1 else "level"
-
-    @property
-    def interval(self) -> str:
-        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
-
-    def __str__(self) -> str:
-        return f"{self.interval} {self.verdict}"
-
-
-def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
-    """Of rates, by round."""
-    logs = np.log(np.array(ours) / np.array(theirs))
-    half = float(stdtrit(len(logs) - 1, 0.975)) * logs.std(ddof=1) / np.sqrt(len(logs))
-    low, middle, high = (float(value) for value in np.exp(logs.mean() + np.array([-half, 0, half])))
-    return Ratio(middle, low, high)
+def verdict(ratio: Estimate) -> str:
+    return "ahead" if ratio.low > 1 else "behind" if ratio.high < 1 else "level"
 
 
 def percentile(rounds_ms: Sequence[Sequence[float]], share: float) -> float | None:
@@ -88,7 +61,7 @@ def speed(title: str, found: Mapping[str, Any], names: Sequence[str], ours: str)
         most = _shown(percentile(load["16"]["ms"], 0.99), ".0f") if "16" in load else ""
         rates = [f"{np.median(load[level]['rate']):.0f}" if level in load else "" for level in LEVELS]
         ratios = [
-            str(ratio(found[ours][level]["rate"], load[level]["rate"])) if level in load and name != ours else ""
+            _judged(found[ours][level]["rate"], load[level]["rate"]) if level in load and name != ours else ""
             for level in LEVELS
         ]
         lines.append([name, *waits, most, *rates, *ratios])
@@ -125,7 +98,7 @@ def costs(subject: str, alone: Mapping[str, Any]) -> str:
 def agree(theirs: Sequence[float], ours: Sequence[float], again: Sequence[float]) -> bool:
     """Whether rates differ by no more than noise: the interval of their ratio holds 1, or the ratio is no farther from
     it than ours against itself may be."""
-    other, noise = ratio(theirs, ours), ratio(again, ours)
+    other, noise = ratio_of_rounds(theirs, ours), ratio_of_rounds(again, ours)
     farthest = max(abs(noise.low - 1), abs(noise.high - 1))
     return other.low <= 1 <= other.high or abs(other.value - 1) <= farthest
 
@@ -137,12 +110,17 @@ def generators(found: Mapping[str, Any]) -> str:
         ours = kept[OURS]["rate"]
         for name, taken in kept.items():
             waits = [_shown(percentile(taken["ms"], share), ".1f") for share in (0.5, 0.99)]
-            against = ratio(taken["rate"], ours)
+            against = ratio_of_rounds(taken["rate"], ours)
             same = "yes" if agree(taken["rate"], ours, kept[AGAIN]["rate"]) else "no"
-            compared = ["", ""] if name == OURS else [against.interval, same if name == THEIRS else ""]
+            compared = ["", ""] if name == OURS else [spread(against.as_json()), same if name == THEIRS else ""]
             lines.append([f"{clients}, {name}", f"{np.median(taken['rate']):.1f}", *waits, *compared])
     head = ["clients, generator of the load", "rows/s", "p50 ms", "p99 ms", "rate, times tldeploy's", "within noise"]
     return markdown(head, lines)
+
+
+def _judged(ours: Sequence[float], theirs: Sequence[float]) -> str:
+    ratio = ratio_of_rounds(ours, theirs)
+    return f"{spread(ratio.as_json())} {verdict(ratio)}"
 
 
 def _shown(value: float | None, form: str) -> str:

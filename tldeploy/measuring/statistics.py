@@ -18,6 +18,10 @@ in length by far more than engines drift, and a ratio within one row is free of 
 of the two medians, was simulated beside it (rows of log-normal length, blocks that drift by none and by 10 %): it gives
 intervals 1.3 to 2.8 times as wide for the same samples. Either is unmoved by a stalled request, as a ratio of means
 would not be, and swapping the engines gives the inverse.
+
+Rates of a few interleaved rounds are compared round by round, by Student's t of the logarithms, which is exact for any
+number of rounds whose noise is log-normal. A percentile bootstrap was simulated beside it: with 4, 5 and 7 rounds its
+interval of the mean held the truth in 80, 84 and 88 % of runs instead of 95, and that of the median in 87, 94 and 88.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 CONFIDENCE = 0.95
 _TAIL = (1 - CONFIDENCE) / 2
@@ -111,6 +115,31 @@ def quantiles(
 def speedup(latency_ms: NDArray[np.float64], reference_ms: NDArray[np.float64], block: NDArray[np.int64]) -> Estimate:
     """How many times as fast as the reference the typical row is answered; 2 is twice as fast. All float64 [rows]."""
     return quantiles(reference_ms / latency_ms, block, [0.5])[0]
+
+
+def ratio_of_rounds(numerator: ArrayLike, denominator: ArrayLike) -> Estimate:
+    """How many times as large as the denominator the numerator is: the geometric mean over rounds of the quotient
+    within a round, with its interval by Student's t of the logarithms. Swapping them gives the inverse.
+
+    Both: positive [rounds], of any unit, measured in the same rounds in the same order; a denominator of 1 gives the
+    geometric mean of the numerator. It assumes that rounds are independent and that what they scatter by is a factor,
+    log-normal, as noise of a machine nearly is: "Student", Biometrika 6, 1908, on the logarithms.
+    """
+    logs = mean_of_rounds(np.log(np.asarray(numerator, dtype=np.float64) / np.asarray(denominator, dtype=np.float64)))
+    return Estimate(*np.exp([logs.value, logs.low, logs.high]).tolist())
+
+
+def mean_of_rounds(values: ArrayLike) -> Estimate:
+    """The mean of what each round gave, with its interval by Student's t, which assumes that they are independent and
+    normal. values: [rounds]. The interval of a single one has no ends."""
+    from scipy.special import stdtrit
+
+    of = np.asarray(values, dtype=np.float64)
+    mean, rounds = float(of.mean()), len(of)
+    if rounds < 2:
+        return Estimate(mean, -math.inf, math.inf)
+    half = float(stdtrit(rounds - 1, 1 - _TAIL) * of.std(ddof=1)) / math.sqrt(rounds)
+    return Estimate(mean, mean - half, mean + half)
 
 
 def _rank(most: int, share: float) -> int:
