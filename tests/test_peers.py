@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from bench.peers import client, tables
+from bench.peers import client, generator, tables
 from bench.peers.client import Endpoint
-from bench.peers.generator import recorded
 from bench.peers.roster import SERVERS
 from bench.peers.subjects import image_checkpoint, probabilities, text_checkpoint
 from tests.tiny import LABELS, ROWS, make_tokenizer
@@ -103,9 +102,40 @@ def test_generators_agree_within_the_noise_of_ours_against_itself() -> None:
 
 
 def test_what_perf_analyzer_writes_is_read() -> None:
-    rate, latencies_ms = recorded(RAW)
+    rate, latencies_ms = generator.recorded(RAW)
     assert rate == pytest.approx(29.179, abs=1e-3)
     assert latencies_ms.round(3).tolist() == [33.835, 50.283, 18.642]
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_perf_analyzer_is_asked_over_the_protocol_and_its_times_are_taken(protocol: str, tmp_path: Path) -> None:
+    """Of a stand-in that keeps what it was called with, and writes over no file, as the real one."""
+    program = tmp_path / "perf_analyzer"
+    program.write_text(f"#!/bin/sh\necho $@ > asked\nset -C\ncat > raw.json << EOF\n{RAW}EOF\n", encoding="utf-8")
+    program.chmod(0o755)
+    for _ in range(2):
+        rate, latencies_ms = generator.perf_analyzer(program, "127.0.0.1:80", protocol, 4, 160, tmp_path)
+        assert (round(rate, 3), len(latencies_ms)) == (29.179, 3)
+    asked = (tmp_path / "asked").read_text(encoding="utf-8")
+    assert f"-u 127.0.0.1:80 -i {protocol} " in asked
+    assert "--concurrency-range 4 --request-count 160" in asked
+
+
+def test_a_perf_analyzer_that_fails_stops_the_suite_with_what_it_said(tmp_path: Path) -> None:
+    program = tmp_path / "perf_analyzer"
+    program.write_text("#!/bin/sh\necho no such model >&2\nexit 3\n", encoding="utf-8")
+    program.chmod(0o755)
+    with pytest.raises(SystemExit, match="no such model"):
+        generator.perf_analyzer(program, "127.0.0.1:80", "grpc", 1, 120, tmp_path)
+
+
+def test_the_generators_have_a_line_for_each_protocol_and_number_of_clients() -> None:
+    kept = {
+        name: {"rate": [100.0, 101.0], "ms": [[9.0] * 6] * 2} for name in (tables.OURS, tables.AGAIN, tables.THEIRS)
+    }
+    shown = tables.generators({"http": {"1": kept}, "grpc": {"1": kept, "4": kept}}).splitlines()[2:]
+    assert len(shown) == 9
+    assert shown[5] == "| grpc, 1, perf_analyzer | 100.5 | 9.0 |  | 1.00 [1.00, 1.00] | yes |"
 
 
 def test_rows_come_back_in_their_order_over_connections_that_are_kept() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -104,17 +105,17 @@ def agree(theirs: Sequence[float], ours: Sequence[float], again: Sequence[float]
 
 
 def generators(found: Mapping[str, Any]) -> str:
-    """Our load generator and Triton's own on one server, by number of clients."""
+    """Our load generator and Triton's own on one server, by protocol and number of clients."""
     lines = []
-    for clients, kept in found.items():
-        ours = kept[OURS]["rate"]
-        for name, taken in kept.items():
-            waits = [_shown(percentile(taken["ms"], share), ".1f") for share in (0.5, 0.99)]
-            against = ratio_of_rounds(taken["rate"], ours)
-            same = "yes" if agree(taken["rate"], ours, kept[AGAIN]["rate"]) else "no"
-            compared = ["", ""] if name == OURS else [spread(against.as_json()), same if name == THEIRS else ""]
-            lines.append([f"{clients}, {name}", f"{np.median(taken['rate']):.1f}", *waits, *compared])
-    head = ["clients, generator of the load", "rows/s", "p50 ms", "p99 ms", "rate, times tldeploy's", "within noise"]
+    for protocol, levels in found.items():
+        for (clients, kept), name in itertools.product(levels.items(), (OURS, AGAIN, THEIRS)):
+            taken, ours = kept[name]["rate"], kept[OURS]["rate"]
+            waits = [_shown(percentile(kept[name]["ms"], share), ".1f") for share in (0.5, 0.99)]
+            same = "yes" if agree(taken, ours, kept[AGAIN]["rate"]) else "no"
+            against = "" if name == OURS else spread(ratio_of_rounds(taken, ours).as_json())
+            compared = [against, same if name == THEIRS else ""]
+            lines.append([f"{protocol}, {clients}, {name}", f"{np.median(taken):.1f}", *waits, *compared])
+    head = ["protocol, clients, generator", "rows/s", "p50 ms", "p99 ms", "rate, times tldeploy's", "within noise"]
     return markdown(head, lines)
 
 
