@@ -23,20 +23,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scale_rows
-from numpy.typing import NDArray
-from readme import markdown, spread
+from figures.scale import page
 
 from tldeploy import __version__, environment
 from tldeploy.artifacts import write_file
 from tldeploy.exporting.source import VNNI
-from tldeploy.measuring.statistics import Estimate, mean_of_rounds, ratio_of_rounds
 
 ROOT = Path(__file__).parent.parent
 ROUNDS, FEWEST_MS = 9, 20.0
@@ -182,69 +180,6 @@ def measure_rows(name: str, folder: Path, models: Path) -> dict[str, Any]:
         engines[pass_name] = {"sizes": sizes, "rounds_ms": [took[size] for size in sizes]}
         print(pass_name, [round(statistics.median(found), 1) for found in took.values()], file=sys.stderr)
     return {"grows": "rows", "engines": engines}
-
-
-def slope(sizes: Sequence[float], values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The exponent of values [..., sizes] as a power of the sizes, by least squares of the logarithms."""
-    x = np.log(np.asarray(sizes, dtype=np.float64))
-    x -= x.mean()
-    found: NDArray[np.float64] = (np.log(values) @ x) / (x @ x)
-    return found
-
-
-def exponent(sizes: Sequence[float], rounds: Sequence[Sequence[float]]) -> Estimate:
-    """The mean over rounds of the slope that each gives with all its sizes. rounds: ms [sizes, rounds]."""
-    return mean_of_rounds(slope(sizes, np.array(rounds).T))
-
-
-def page(report: dict[str, Any]) -> str:
-    """scale.md."""
-    about = (
-        f"{report['environment']['cpu']}, one thread, geometric means of interleaved rounds. Exponent: of the time as "
-        "a power of what grows, with its 95 % interval; last step: between the two largest sizes; theory: the exponent "
-        "that the counted operations of the matrix products have over the same sizes, or what is expected."
-    )
-    return "\n\n".join([about, summary(report["results"]), *map(details, report["results"].values())]) + "\n"
-
-
-def summary(results: dict[str, Any]) -> str:
-    """One line a sweep and engine."""
-    lines = []
-    for result in results.values():
-        for engine, found in result["engines"].items():
-            sizes = found.get("sizes") or result["sizes"]
-            typical = [ratio_of_rounds(rounds, 1).value for rounds in found["rounds_ms"]]
-            last = exponent(sizes[-2:], found["rounds_ms"][-2:])
-            law = f"{slope(sizes, np.array(result['law'])):.2f}" if "law" in result else scale_rows.LAWS[engine]
-            lines.append(
-                [
-                    f"{result['grows']}: {engine}",
-                    f"{sizes[0]:,} to {sizes[-1]:,}",
-                    f"{number(typical[0])} to {number(typical[-1])}",
-                    spread(exponent(sizes, found["rounds_ms"]).as_json()),
-                    spread(last.as_json()),
-                    law,
-                    f"{found['peak_mb'][0]:.0f} to {found['peak_mb'][-1]:.0f}" if "peak_mb" in found else "",
-                ]
-            )
-    return markdown(["what grows", "from, to", "ms", "exponent", "last step", "theory", "peak MB"], lines)
-
-
-def details(result: dict[str, Any]) -> str:
-    """Every size of a sweep: the ms that it took, with their interval, and the peak of memory where it was measured."""
-    rows = []
-    for engine, found in result["engines"].items():
-        sizes = found.get("sizes") or result["sizes"]
-        peaks = found.get("peak_mb") or [None] * len(sizes)
-        for size, rounds, peak in zip(sizes, found["rounds_ms"], peaks, strict=True):
-            ms = ratio_of_rounds(rounds, 1)
-            took = f"{number(ms.value)} [{number(ms.low)}, {number(ms.high)}]"
-            rows.append([engine, f"{size:,}", took, "" if peak is None else f"{peak:.0f}"])
-    return markdown([result["grows"], "size", "ms", "peak MB"], rows)
-
-
-def number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def main() -> None:

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from bench.peers import client, generator, tables
+from bench.figures import peers as tables
+from bench.peers import client, generator
 from bench.peers.client import Endpoint
 from bench.peers.roster import SERVERS
 from bench.peers.subjects import image_checkpoint, probabilities, text_checkpoint
@@ -93,6 +94,30 @@ def test_a_percentile_of_too_few_requests_is_not_told() -> None:
     assert tables.percentile(rounds, 0.5) == 50
     assert tables.percentile(rounds, 0.99) is None
     assert tables.percentile([*rounds, rounds[0]], 0.99) == 99
+
+
+def test_who_is_ahead_is_told_by_the_record() -> None:
+    """Ahead of one peer, level with another, behind a third; one that starts sooner; and what is not recorded."""
+    rates = {"tldeploy, fp32": 100.0, "slow, fp32": 50.0, "like, fp32": 100.0, "fast, fp32": 200.0}
+    noise = np.array([0.99, 1.0, 1.02])
+    found = {name: {"1": {"rate": list(rate * noise), "ms": []}} for name, rate in rates.items()}
+    found["like, fp32"]["1"]["rate"] = [103.0, 99.0, 98.0]
+    alone = {
+        name: {"start_s": start, "memory_mb": 100.0, "disk_mb": {"model": 30.0, "packages": 5.0}}
+        for name, start in zip(rates, (2.0, 3.0, 2.0, 1.0), strict=True)
+    }
+    told = tables.standing({"results": {"text": found, "images": found, "alone": {"text": alone}}}).splitlines()
+    assert told[0] == (
+        "- text, *tldeploy, fp32*, at equal answers: ahead in 1 of 3 comparisons, 2.0 to 2.0 times as fast; "
+        "level with *like, fp32* with 1 client (1.00 [0.91, 1.11]); "
+        "behind *fast, fp32* with 1 client (0.50 [0.50, 0.50])."
+    )
+    assert told[1:4] == [
+        "- text, start s, *tldeploy, fp32* (2.0): less for *fast, fp32* (1.0).",
+        "- text, RAM MB, *tldeploy, fp32* (100): less for none.",
+        "- text, on disk MB, *tldeploy, fp32* (35): less for none.",
+    ]
+    assert told[5] == "- images, start s: not recorded."
 
 
 def test_generators_agree_within_the_noise_of_ours_against_itself() -> None:

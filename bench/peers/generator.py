@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.peers.tables import AGAIN, OURS, THEIRS
+from bench.figures.peers import AGAIN, OURS, THEIRS
 from tldeploy.artifacts import write_file
 from tldeploy.data.rows import Rows
 from tldeploy.measuring.load.generator import Generator

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.figures.peers import IN_PROCESS, OURS
 from bench.peers.client import Endpoint
 from bench.peers.environments import libraries_of, python_of
 from bench.peers.subjects import Subject
-from bench.peers.tables import IN_PROCESS, OURS
 from tldeploy.recipe import Deploy
 from tldeploy.triton.home import locate
 from tldeploy.triton.repository import publish

@@ -36,12 +36,12 @@ from typing import Any
 
 import numpy as np
 
+from bench.figures.peers import page
 from bench.peers import generator
 from bench.peers.client import Endpoint
 from bench.peers.roster import Peer, peers
 from bench.peers.running import Running, loaded_bytes
 from bench.peers.subjects import SUBJECTS, Subject
-from bench.peers.tables import page
 from tldeploy import environment
 from tldeploy.artifacts import write_file
 from tldeploy.tasks.classification import Row
