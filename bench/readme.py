@@ -68,6 +68,7 @@ SAID: dict[str, list[Callable[[], list[str]]]] = {
         lambda: prose.fuzz_memory(here("fuzz")),
         lambda: export.said(here("export")),
         lambda: serving.said(here("serving")),
+        lambda: run.said(here("review-sentiment-engines")),
         lambda: capacity.said(here("review-sentiment")),
         lambda: scale.said(here("scale")),
         lambda: gate.said(record("gate.json")),

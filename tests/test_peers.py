@@ -154,6 +154,18 @@ def test_a_perf_analyzer_that_fails_stops_the_suite_with_what_it_said(tmp_path: 
         generator.perf_analyzer(program, "127.0.0.1:80", "grpc", 1, 120, tmp_path)
 
 
+def test_a_perf_analyzer_that_does_not_end_is_asked_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generator, "WITHIN_S", 0.3)
+    program = tmp_path / "perf_analyzer"
+    hangs_once = f"[ -e hung ] || {{ touch hung; exec sleep 60; }}\ncat > raw.json << EOF\n{RAW}EOF\n"
+    program.write_text(f"#!/bin/sh\n{hangs_once}", encoding="utf-8")
+    program.chmod(0o755)
+    assert len(generator.perf_analyzer(program, "127.0.0.1:80", "http", 4, 160, tmp_path)[1]) == 3
+    program.write_text("#!/bin/sh\nexec sleep 60\n", encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"did not end within 0\.3 s, 3 times"):
+        generator.perf_analyzer(program, "127.0.0.1:80", "http", 4, 160, tmp_path)
+
+
 def test_the_generators_have_a_line_for_each_protocol_and_number_of_clients() -> None:
     kept = {
         name: {"rate": [100.0, 101.0], "ms": [[9.0] * 6] * 2} for name in (tables.OURS, tables.AGAIN, tables.THEIRS)

@@ -81,3 +81,8 @@ def all_engines(report: dict[str, Any]) -> str:
     head = ["engine", "p50 ms", "p99", f"p50, {tokens} tokens", "rows/s, batches", "rows/s, best load", "weighted F1"]
     table = markdown([*head, "times PyTorch", "opened in, s", "RAM MB", "MB"], rows)
     return f"{table}\n"
+
+
+def said(report: dict[str, Any]) -> list[str]:
+    """Of the run of every engine."""
+    return [f"on {report['rows']:,} of the held-out rows"]

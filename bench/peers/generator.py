@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -33,8 +34,9 @@ from tldeploy.triton.repository import publish
 from tldeploy.triton.server import Server
 
 PROTOCOLS = ("http", "grpc")
-ROUNDS, SECONDS = 5, 1.0
+ROUNDS, SECONDS = 9, 1.0
 REQUESTS = {1: 120, 4: 160, 16: 240}
+WITHIN_S, ATTEMPTS = 20.0, 3
 
 
 def measure(models: Path, program: Path, folder: Path) -> Iterator[dict[str, Any]]:
@@ -80,15 +82,22 @@ def perf_analyzer(
     """Requests a second, and the latency of each, in ms.
 
     Both from the times that it recorded. The rate of its own summary is requests by the length of a window that ends
-    with a whole second, however long before that the last answer came.
+    with a whole second, however long before that the last answer came. Now and then it has sent all its requests and
+    waits for ever: it is asked anew then, ATTEMPTS times in all.
     """
     raw = folder / "raw.json"
-    raw.unlink(missing_ok=True)  # it writes over none
     asked = command(program, url, protocol, clients, requests, raw.name)
-    done = subprocess.run(asked, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(asked)}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
-    return recorded(raw.read_text(encoding="utf-8"))
+    for _ in range(ATTEMPTS):
+        raw.unlink(missing_ok=True)  # it writes over none
+        try:
+            done = subprocess.run(asked, cwd=folder, capture_output=True, text=True, check=False, timeout=WITHIN_S)
+        except subprocess.TimeoutExpired:
+            print(f"perf_analyzer did not end within {WITHIN_S:g} s", file=sys.stderr)
+            continue
+        if done.returncode:
+            raise SystemExit(f"{' '.join(asked)}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
+        return recorded(raw.read_text(encoding="utf-8"))
+    raise SystemExit(f"{' '.join(asked)}\ndid not end within {WITHIN_S:g} s, {ATTEMPTS} times")
 
 
 def command(program: Path, url: str, protocol: str, clients: int, requests: int, raw: str) -> list[str]:
