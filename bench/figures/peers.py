@@ -12,7 +12,7 @@ from tldeploy.measuring.statistics import Estimate, fewest, ratio_of_rounds
 
 from .table import interval, listed, markdown, spread
 
-OURS, IN_PROCESS = "tldeploy", "in-process"
+OURS = "tldeploy"
 AGAIN, THEIRS = "tldeploy again", "perf_analyzer"
 LEVELS = ("1", "4", "16")
 UNKNOWN, QUALITY = "not recorded", "weighted F1"
@@ -136,7 +136,7 @@ def summary(report: Mapping[str, Any], subject: str) -> str:
     for name in _peers(found):
         load, cost = found[name], alone.get(name)
         times = [spread(_ratio(found, ours, name, level)) if level in load else "" for level in LEVELS]
-        rows.append([name, *times, *("" if name.startswith(IN_PROCESS) else _cost(what, cost) for what in costs)])
+        rows.append([name, *times, *(_cost(what, cost) for what in costs)])
     of_ours = [f"{what}, ours {_cost(what, alone.get(ours))}" for what in costs]
     head = [f"{ours}, against", *(_clients(level) for level in LEVELS), *of_ours]
     about = f"{subject.capitalize()}, {len(found[ours]['1']['rate'])} interleaved rounds, times theirs:"
@@ -159,9 +159,8 @@ def standing(report: Mapping[str, Any]) -> str:
             if ours not in alone:
                 lines.append(f"- {subject}, {what}: {UNKNOWN}.")
                 continue
-            less = [
-                f"*{name}* ({_number(read(alone[name]))})" for name in alone if read(alone[name]) < read(alone[ours])
-            ]
+            cheap = [name for name in _peers(alone) if read(alone[name]) < read(alone[ours])]
+            less = [f"*{name}* ({_number(read(alone[name]))})" for name in cheap]
             who = listed(less) if less else "none"
             lines.append(f"- {subject}, {what}, *{ours}* ({_number(read(alone[ours]))}): less for {who}.")
     return "\n".join(lines) + "\n"
