@@ -217,7 +217,7 @@ def run(cases: Iterable[Any]) -> dict[str, dict[str, str] | None]:
 
 
 def table(results: dict[str, dict[str, str] | None]) -> str:
-    from readme import markdown
+    from figures.table import markdown
 
     misses = [miss["class"] for miss in results.values() if miss]
     classes = sorted(set(misses), key=lambda each: (-misses.count(each), each))

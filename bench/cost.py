@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from readme import markdown
+from figures.table import markdown
 from torch import nn
 
 from tldeploy import environment

@@ -3,7 +3,8 @@
 1. A network, its fp32 graph and the int8 variants are made as the export stage makes them; OpenVINO's int8 by nncf's
    post-training quantization of the same graph, calibrated on the same rows.
 2. Every engine runs in a process of its own (engine.py); in each of ROUNDS rounds each is asked in an order drawn anew.
-3. The ratio is of medians within a round; what is reported is the median over rounds, with its bootstrap interval.
+3. The ratio is of medians within a round; what is reported is the geometric mean over rounds, with its interval by
+   Student's t.
 4. The limit: operations of the network over the rate of a large matrix product on this machine, in fp32 and in int8.
 
     .venv/bin/python bench/export.py bench/results/<machine> [--peers PYTHON] [minilm bert-base resnet50 vgg16]
@@ -30,9 +31,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from figures.export import page, ratios
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-from readme import markdown
 from torch.utils.flop_counter import FlopCounterMode
 
 from tldeploy import __version__, environment
@@ -273,45 +274,6 @@ def _peak(operator: str, of: int, to: int, left: Any, right: Any, threads: int) 
     return 2 * PEAK_SIZE**3 / min(seconds) / 1e9
 
 
-def ratios(rounds_ms: dict[str, list[float]]) -> dict[str, list[float]]:
-    """How many times as fast as PyTorch eager: the median over rounds, and its 95 % bootstrap interval."""
-    base = np.array(rounds_ms["torch eager"])
-    draw = np.random.default_rng(0).integers(0, len(base), (2000, len(base)))
-    found = {}
-    for name, times in rounds_ms.items():
-        ratio = base / np.array(times)
-        low, high = np.quantile(np.median(ratio[draw], axis=1), [0.025, 0.975])
-        found[name] = [round(float(value), 3) for value in (np.median(ratio), low, high)]
-    return found
-
-
-def table(results: dict[str, Any]) -> str:
-    """One line an engine: ratio to PyTorch eager at each request, and the share of the machine's rate."""
-    lines = []
-    for key, result in results.items():
-        name, threads = key.split(", ")
-        requests = list(result["rounds_ms"])
-        peak = result["peak_gflops"]
-        rates = f"{peak['fp32']:.0f} and {peak['int8']:.0f} Gop/s in fp32 and int8"
-        head = [f"{name}, {threads}; {rates}", *requests, "MB", "s to import and open"]
-        rows = []
-        for engine in result["opened"]:
-            cells = []
-            for request in requests:
-                value, low, high = ratios(result["rounds_ms"][request])[engine]
-                # int4 weights are unpacked to int8: on the CPU activations are rounded to it as well.
-                kind = "int8" if "int8" in engine or "int4" in engine else "fp32"
-                ms = statistics.median(result["rounds_ms"][request][engine])
-                rate = result["operations"][request] / ms / 1e6
-                share = rate / peak[kind]
-                cells.append(f"{value:.2f} [{low:.2f}, {high:.2f}] {ms:.1f} ms, {share:.0%}")
-            size = result["size_bytes"].get(engine)
-            opened = result["opened"][engine]["seconds"]
-            rows.append([engine, *cells, f"{size / 1e6:.1f}" if size else "", f"{opened:.2f}"])
-        lines.append(markdown(head, rows))
-    return "\n\n".join(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("out", type=Path)
@@ -335,12 +297,7 @@ def main() -> None:
             }
             report = {"environment": environment.describe(), "results": results}
             write_file(file, json.dumps(report, indent=1) + "\n")
-            about = (
-                f"{report['environment']['cpu']}; PyTorch eager fp32 = 1: median of {ROUNDS} interleaved rounds with "
-                "its 95 % interval, the median in ms, and the share of the rate of a large matrix product (int8 and "
-                "int4 engines: of one of uint8 by int8)."
-            )
-            write_file(asked.out / "export.md", f"{about}\n\n{table(results)}\n")
+            write_file(asked.out / "export.md", page(report))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from readme import markdown
+from figures.table import markdown
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from tldeploy.artifacts import write_file

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from readme import markdown
+from figures.table import markdown
 
 from tldeploy import environment
 from tldeploy.artifacts import write_file

@@ -233,7 +233,7 @@ def flatness(memory: list[tuple[float, float]]) -> dict[str, Any]:
 
 
 def table(report: dict[str, Any]) -> str:
-    from bench.readme import markdown
+    from bench.figures.table import markdown
 
     parts = []
     for run in report["runs"]:

@@ -13,9 +13,8 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
-from bench.readme import markdown
+from bench.figures.gate import ANY, page
 from tests.benchmarking.simulated import simulated
 from tldeploy.artifacts import write_file
 from tldeploy.benchmarking.gate import judge, parse
@@ -29,24 +28,13 @@ USUAL = "p50+5%,p99+10%,throughput-5%,accuracy-0.5pt"
 
 def failed(text: str, rows: int, slower: float) -> dict[str, int]:
     """Of RUNS runs how many failed, by condition, and by any of them."""
-    counts = dict.fromkeys([condition.text for condition in parse(text)] + ["any of them"], 0)
+    counts = dict.fromkeys([condition.text for condition in parse(text)] + [ANY], 0)
     for seed in range(RUNS):
         old, new = simulated(seed, rows=rows), simulated(seed + RUNS, slower=slower, rows=rows)
         found = [judged.condition.text for judged in judge(parse(text), old, new) if judged.state == "failed"]
-        for condition in [*found, *(["any of them"] if found else [])]:
+        for condition in [*found, *([ANY] if found else [])]:
             counts[condition] += 1
     return counts
-
-
-def table(results: list[dict[str, Any]]) -> str:
-    rows = []
-    for text in (STRICT, USUAL):
-        for count in ROWS:
-            found = {run["slower"]: run["failed"] for run in results if (run["text"], run["rows"]) == (text, count)}
-            for condition in next(iter(found.values())):
-                cells = [f"{found[slower][condition] / RUNS:.1%}" if slower in found else "" for slower in SLOWER]
-                rows.append([f"`{condition}`" if condition in text else f"any, `{text}`", f"{count:,}", *cells])
-    return markdown(["condition", "rows", "as fast", *(f"{slower - 1:.0%} slower" for slower in SLOWER[1:])], rows)
 
 
 def main(out: Path) -> None:
@@ -57,8 +45,9 @@ def main(out: Path) -> None:
         for rows in ROWS
         for slower in slowings
     ]
-    write_file(out / "gate.json", json.dumps({"runs": RUNS, "results": results}, indent=1) + "\n")
-    write_file(out / "gate.md", f"Of {RUNS} simulated runs each, the share that failed.\n\n{table(results)}\n")
+    report = {"runs": RUNS, "results": results}
+    write_file(out / "gate.json", json.dumps(report, indent=1) + "\n")
+    write_file(out / "gate.md", page(report))
 
 
 if __name__ == "__main__":

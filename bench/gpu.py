@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 import torch
 from export import ROOT, SUBJECTS, Subject, make_graphs, operations
-from readme import markdown
+from figures.table import markdown
 
 from tldeploy import environment
 from tldeploy.artifacts import write_file

@@ -1,132 +1,118 @@
-"""Write the tables of figures in both READMEs from recorded runs; with --check only say whether they match.
+"""Write every figure that the READMEs and pages of bench/results show of a recorded run, or say what does not match.
 
 .venv/bin/python bench/readme.py [--check]
+
+What stands between `<!-- figures: NAME -->` and its end is written. Sentences of prose that tell a record's figures are
+not: those that a README lacks are printed, to be corrected by hand. With --check nothing is written. Exits with 1 where
+anything did not match (with --check) or is still to be corrected.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from figures import capacity, export, gate, peers, prose, run, scale, serving
+
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "bench" / "results" / "epyc-avx2-2-cores"
-RECORDED = RESULTS / "review-sentiment.json"
-BEGIN, END = "<!-- figures: bench/readme.py -->\n", "<!-- end of figures -->\n"
+RESULTS = ROOT / "bench" / "results"
+MACHINE, OTHER = "epyc-avx2-2-cores", "xeon-amx-2-cores"
+RECORDED = RESULTS / MACHINE / "review-sentiment.json"
 
 
-def figures(report: dict[str, Any]) -> str:
-    """The recorded run as Markdown: the machine, the scorecard and the engines."""
-    machine = report["environment"]
-    newest = machine["instructions"][-1] if machine["instructions"] else "plain x86_64"
-    about = f"{machine['cpu']} ({newest}), {machine['cores']} cores; {report['rows']:,} held-out rows"
-    return "\n\n".join([f"Measured on {about}:", variants(report), engines(report)]) + "\n"
+@functools.cache
+def record(file: str) -> Any:
+    return json.loads((RESULTS / file).read_text(encoding="utf-8"))
 
 
-def variants(report: dict[str, Any]) -> str:
-    rows = [
-        [
-            entry["name"] + (" (chosen)" if entry["name"] == report["chosen"]["variant"] else ""),
-            f"{entry['size_bytes'] / 1e6:.1f}",
-            f"{entry['parity']['max_abs_diff']:.0e}",
-            interval(entry["metric"]),
-            f"{entry['drop']['points']:+.2f} [{entry['drop']['low']:+.2f}, {entry['drop']['high']:+.2f}]",
-            spread(entry["speedup"]),
-            spread(entry["throughput_speedup"]),
-            f"{entry['load_ms']:.0f}",
-            f"{entry['memory_mb']:.0f}",
-        ]
-        for entry in report["variants"]
-    ]
-    head = [
-        "variant",
-        "MB",
-        "off PyTorch",
-        "weighted F1, validation",
-        "points lost",
-        "times fp32",
-        "in batches",
-        "load ms",
-        "RAM MB",
-    ]
-    return markdown(head, rows)
+def here(name: str) -> Any:
+    return record(f"{MACHINE}/{name}.json")
 
 
-def engines(report: dict[str, Any]) -> str:
-    levels = list(report["engines"][0]["throughput_per_s"])
-    rows = [
-        [
-            engine["name"],
-            *(f"{engine[f'p{share}_ms']:.1f}" for share in (50, 90, 99)),
-            *(f"{engine['throughput_per_s'][level]:.0f}" for level in levels),
-            interval(engine["metric"]),
-            spread(engine["speedup"]),
-        ]
-        for engine in report["engines"]
-    ]
-    head = ["engine", "p50 ms", "p90", "p99", *(f"rows/s at {level}" for level in levels)]
-    return markdown([*head, "weighted F1, held out", "times PyTorch"], rows)
+# What stands between the markers of each file.
+FIGURES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {
+        "run": lambda: run.figures(here("review-sentiment")),
+        "export": lambda: export.summary(here("export")),
+    },
+    "bench/README.md": {
+        "serving": lambda: serving.summary(here("serving")),
+        "engines": lambda: run.all_engines(here("review-sentiment-engines")),
+        "peers of text": lambda: peers.summary(here("peers"), "text"),
+        "peers of images": lambda: peers.summary(here("peers"), "images"),
+        "who is ahead": lambda: peers.standing(here("peers")),
+        "generators": lambda: peers.generator_summary(here("peers")),
+        "replicas by hand": lambda: capacity.example(here("review-sentiment")),
+        "replicas": lambda: capacity.table(RECORDED),
+        "scale": lambda: scale.overview(here("scale")),
+        "gate": lambda: gate.summary(record("gate.json")),
+    },
+}
 
+# What the prose of each file has to say, whatever its lines are broken at.
+SAID: dict[str, list[Callable[[], list[str]]]] = {
+    "README.md": [
+        lambda: prose.families(record("families.json")),
+        lambda: prose.conformance(record("conformance.json")),
+        lambda: prose.publishing(here("publishing")),
+        lambda: prose.fuzz(here("fuzz")),
+        lambda: prose.fitting(here("fitting")),
+        lambda: prose.adaptation(record(f"{OTHER}/adaptation.json"), here("adaptation")),
+        lambda: gate.said_outside(record("gate.json")),
+    ],
+    "bench/README.md": [
+        lambda: prose.fuzz_memory(here("fuzz")),
+        lambda: export.said(here("export")),
+        lambda: serving.said(here("serving")),
+        lambda: run.said(here("review-sentiment-engines")),
+        lambda: capacity.said(here("review-sentiment")),
+        lambda: scale.said(here("scale")),
+        lambda: gate.said(record("gate.json")),
+    ],
+}
 
-def all_engines(report: dict[str, Any]) -> str:
-    """The run of every engine: its latencies, also where all rows have one length, its batches, and what it costs."""
-    tokens = next(iter(report["engines"][0]["fixed_shapes"]))
-    rows = [
-        [
-            engine["name"],
-            *(f"{engine[f'p{share}_ms']:.1f}" for share in (50, 99)),
-            f"{engine['fixed_shapes'][tokens]['p50_ms']:.1f}",
-            f"{engine['offline']['rows_per_s']:.0f}",
-            f"{max(engine['throughput_per_s'].values()):.0f}",
-            f"{engine['metric']['value']:.3f}",
-            spread(engine["speedup"]),
-            f"{engine['opening']['seconds']:.1f}",
-            "" if engine["opening"]["memory_mb"] is None else f"{engine['opening']['memory_mb']:.0f}",
-            f"{engine['opening']['size_bytes'] / 1e6:.0f}",
-        ]
-        for engine in report["engines"]
-    ]
-    head = ["engine", "p50 ms", "p99", f"p50, {tokens} tokens", "rows/s, batches", "rows/s, best load", "weighted F1"]
-    table = markdown([*head, "times PyTorch", "opened in, s", "RAM MB", "MB"], rows)
-    return f"{table}\n"
-
-
-def interval(metric: dict[str, float]) -> str:
-    return f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]"
-
-
-def spread(ratio: dict[str, float]) -> str:
-    return f"{ratio['value']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
-
-
-def markdown(head: list[str], rows: list[list[str]]) -> str:
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *rows])
-
-
-PLACES = {
-    "README.md": (RECORDED, figures),
-    "bench/README.md": (RESULTS / "review-sentiment-engines.json", all_engines),
+# Pages that are a record's and nothing else.
+PAGES: dict[str, Callable[[], str]] = {
+    f"bench/results/{MACHINE}/export.md": lambda: export.page(here("export")),
+    f"bench/results/{MACHINE}/peers.md": lambda: peers.page(here("peers")),
+    f"bench/results/{MACHINE}/scale.md": lambda: scale.page(here("scale")),
+    f"bench/results/{MACHINE}/serving.md": lambda: serving.page(here("serving")),
+    "bench/results/gate.md": lambda: gate.page(record("gate.json")),
 }
 
 
+def filled(text: str, figures: dict[str, Callable[[], str]]) -> str:
+    """The text with what its records give between the markers."""
+    for name, written in figures.items():
+        begin, end = f"<!-- figures: {name} -->\n", "<!-- end of figures -->\n"
+        start = text.index(begin) + len(begin)
+        text = text[:start] + written() + text[text.index(end, start) :]
+    return text
+
+
 def main(check: bool) -> int:
-    behind = []
-    for place, (record, written) in PLACES.items():
-        readme = ROOT / place
-        before = readme.read_text(encoding="utf-8")
-        start, end = before.index(BEGIN) + len(BEGIN), before.index(END)
-        recorded = json.loads(record.read_text(encoding="utf-8"))
-        after = before[:start] + written(recorded) + before[end:]
-        if before != after:
-            behind.append(place)
-        if not check:
-            readme.write_text(after, encoding="utf-8")
-    if check and behind:
-        print(f"{', '.join(behind)}: not the recorded figures; run python bench/readme.py", file=sys.stderr)
-        return 1
-    return 0
+    wanted = {place: filled((ROOT / place).read_text(encoding="utf-8"), of) for place, of in FIGURES.items()}
+    wanted |= {place: written() for place, written in PAGES.items()}
+    behind = [place for place, text in wanted.items() if (ROOT / place).read_text(encoding="utf-8") != text]
+    for place in behind:
+        if check:
+            print(f"{place}: not the recorded figures; run python bench/readme.py", file=sys.stderr)
+        else:
+            (ROOT / place).write_text(wanted[place], encoding="utf-8")
+    missing = [
+        (place, sentence)
+        for place, sayings in SAID.items()
+        for said in sayings
+        for sentence in said()
+        if sentence not in " ".join(wanted[place].split())
+    ]
+    for place, sentence in missing:
+        print(f"{place} does not say what is recorded: {sentence!r}", file=sys.stderr)
+    return int(bool(missing or (check and behind)))
 
 
 if __name__ == "__main__":

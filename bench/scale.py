@@ -3,8 +3,8 @@
 1. Graphs with MiniLM's layers and random weights are exported as the export stage does, and quantized dynamically;
    batch and length are asked of MiniLM itself, as `tldeploy export` left it.
 2. In each of ROUNDS rounds every size of a sweep and both graphs are asked in an order drawn anew, on one thread.
-3. The exponent is the slope of the medians over the sizes, both as logarithms, by least squares; its interval is a
-   bootstrap over rounds. Beside it stands the exponent that the counted operations have over the same sizes.
+3. The exponent is the slope over the sizes, both as logarithms, by least squares: the mean of what each round gives,
+   with its interval by Student's t. Beside it stands the exponent of the counted operations over the same sizes.
 4. The peak of memory of a graph comes from a process of its own for each size (peak.py).
 5. Passes over rows (scale_rows.py) likewise, of tune, export and bench, at up to 64,000 and 100,000 rows.
 
@@ -23,15 +23,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scale_rows
-from numpy.typing import NDArray
-from readme import markdown
+from figures.scale import page
 
 from tldeploy import __version__, environment
 from tldeploy.artifacts import write_file
@@ -40,7 +39,6 @@ from tldeploy.exporting.source import VNNI
 ROOT = Path(__file__).parent.parent
 ROUNDS, FEWEST_MS = 9, 20.0
 LAYERS, HIDDEN, HEAD, CLASSES, TOKENS = 6, 384, 32, 3, 128
-RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -182,80 +180,6 @@ def measure_rows(name: str, folder: Path, models: Path) -> dict[str, Any]:
         engines[pass_name] = {"sizes": sizes, "rounds_ms": [took[size] for size in sizes]}
         print(pass_name, [round(statistics.median(found), 1) for found in took.values()], file=sys.stderr)
     return {"grows": "rows", "engines": engines}
-
-
-def slope(sizes: Sequence[float], values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The exponent of values [..., sizes] as a power of the sizes, by least squares of the logarithms."""
-    x = np.log(np.asarray(sizes, dtype=np.float64))
-    x -= x.mean()
-    found: NDArray[np.float64] = (np.log(values) @ x) / (x @ x)
-    return found
-
-
-def exponent(sizes: Sequence[float], rounds: Sequence[Sequence[float]]) -> list[float]:
-    """Of the medians over rounds, with its 95 % bootstrap interval; a round is drawn with all its sizes."""
-    samples = np.array(rounds)  # [sizes, rounds]
-    drawn = np.random.default_rng(0).integers(0, samples.shape[1], (RESAMPLES, samples.shape[1]))
-    resampled = slope(sizes, np.median(samples[:, drawn], axis=2).T)
-    return [float(slope(sizes, np.median(samples, axis=1))), *np.quantile(resampled, [0.025, 0.975]).tolist()]
-
-
-def interval(rounds: Sequence[float]) -> list[float]:
-    """The median over rounds with its 95 % bootstrap interval."""
-    samples = np.array(rounds)
-    drawn = np.random.default_rng(0).integers(0, len(samples), (RESAMPLES, len(samples)))
-    return [float(np.median(samples)), *np.quantile(np.median(samples[drawn], axis=1), [0.025, 0.975]).tolist()]
-
-
-def page(report: dict[str, Any]) -> str:
-    """scale.md."""
-    about = (
-        f"{report['environment']['cpu']}, one thread, medians of interleaved rounds. Exponent: of the time as a power "
-        "of what grows, with its 95 % interval; last step: between the two largest sizes; theory: the exponent that "
-        "the counted operations of the matrix products have over the same sizes, or what is expected."
-    )
-    return "\n\n".join([about, summary(report["results"]), *map(details, report["results"].values())]) + "\n"
-
-
-def summary(results: dict[str, Any]) -> str:
-    """One line a sweep and engine."""
-    lines = []
-    for result in results.values():
-        for engine, found in result["engines"].items():
-            sizes = found.get("sizes") or result["sizes"]
-            medians = [statistics.median(rounds) for rounds in found["rounds_ms"]]
-            value, low, high = exponent(sizes, found["rounds_ms"])
-            last = float(slope(sizes[-2:], np.array(medians[-2:])))
-            law = f"{slope(sizes, np.array(result['law'])):.2f}" if "law" in result else scale_rows.LAWS[engine]
-            lines.append(
-                [
-                    f"{result['grows']}: {engine}",
-                    f"{sizes[0]:,} to {sizes[-1]:,}",
-                    f"{number(medians[0])} to {number(medians[-1])}",
-                    f"{value:.2f} [{low:.2f}, {high:.2f}]",
-                    f"{last:.2f}",
-                    law,
-                    f"{found['peak_mb'][0]:.0f} to {found['peak_mb'][-1]:.0f}" if "peak_mb" in found else "",
-                ]
-            )
-    return markdown(["what grows", "from, to", "ms", "exponent", "last step", "theory", "peak MB"], lines)
-
-
-def details(result: dict[str, Any]) -> str:
-    """Every size of a sweep: the median in ms with its interval, and the peak of memory where it was measured."""
-    rows = []
-    for engine, found in result["engines"].items():
-        sizes = found.get("sizes") or result["sizes"]
-        peaks = found.get("peak_mb") or [None] * len(sizes)
-        for size, rounds, peak in zip(sizes, found["rounds_ms"], peaks, strict=True):
-            value, low, high = interval(rounds)
-            took = f"{number(value)} [{number(low)}, {number(high)}]"
-            rows.append([engine, f"{size:,}", took, "" if peak is None else f"{peak:.0f}"])
-    return markdown([result["grows"], "size", "ms", "peak MB"], rows)
-
-
-def number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def main() -> None:

@@ -152,17 +152,6 @@ PASSES: dict[str, list[tuple[str, tuple[int, ...], Prepare]]] = {
         ("bench: samples.npz", REPORTED, save),
     ],
 }
-LAWS = {
-    "tune: read, split, look for faults": "n log n",
-    "tune: tokenize": "1",
-    "tune: all rows through a tiny network": "1",
-    "export: choose 256 rows to calibrate on": "n log n",
-    "export: metric and loss, with intervals": "n log n",
-    "bench: send every row alone, in no time": "1",
-    "bench: statistics of six engines": "n log n",
-    "bench: report.html": "1",
-    "bench: samples.npz": "1",
-}
 
 
 @functools.cache

@@ -7,7 +7,7 @@
 3. In-process, "one at a time": a row is encoded and run alone at its own length, then the next, by one thread. And "in
    batches": eight rows of similar lengths at a time, as only who knows all rows beforehand can take them.
 4. In each of ROUNDS rounds every engine is asked for SECONDS, in an order drawn anew. A ratio is of the rates within a
-   round; what is reported is the median over rounds, with its bootstrap interval.
+   round; what is reported is the geometric mean over rounds, with its interval by Student's t.
 5. Where the time goes: Triton's statistics of each step, with one client and by each protocol, and what the client
    waited beyond them. They lag behind replies, so that their differences are taken after a pause.
 
@@ -37,8 +37,8 @@ from threading import Barrier
 from typing import Any
 
 import numpy as np
+from figures.serving import ALONE, IN_BATCHES, OFF, PROTOCOLS, SERVED, page
 from pictures import photos, resnet18
-from readme import markdown
 
 from tldeploy import __version__, artifacts, environment
 from tldeploy.artifacts import Manifest, write_file
@@ -56,9 +56,6 @@ ROOT = Path(__file__).parent.parent
 NAME = "m"
 ROUNDS, SECONDS, CLIENTS, BATCH = 7, 2.5, 16, 8
 WARM_UP_SECONDS = 0.5
-PROTOCOLS = ("http", "grpc", "shared memory")
-ALONE, IN_BATCHES = "in-process, one at a time", "in-process, in batches of 8"
-SERVED, OFF = "served", "served, batching off"
 IMAGE_SIZE = 224
 ONE_THREAD = 'parameters { key: "intra_op_thread_count" value { string_value: "1" } }\n'
 
@@ -299,38 +296,6 @@ def _answered(future: Future[list[tuple[float, float]]]) -> Any:
     return np.array(future.result())
 
 
-def ratio(rates: Sequence[float], base: Sequence[float]) -> list[float]:
-    """The median over rounds of the quotient within a round, and its 95 % bootstrap interval."""
-    found = np.array(rates) / np.array(base)
-    draw = np.random.default_rng(0).integers(0, len(found), (2000, len(found)))
-    low, high = np.quantile(np.median(found[draw], axis=1), [0.025, 0.975])
-    return [float(np.median(found)), float(low), float(high)]
-
-
-def tables(name: str, result: dict[str, Any]) -> str:
-    engines = result["engines"]
-    rates = {engine: taken["rate"] for engine, taken in engines.items()}
-    rows = []
-    for engine, taken in engines.items():
-        others = [spread(ratio(rates[engine], rates[base])) for base in (OFF, ALONE)]
-        served = [f"{np.median(taken[what]):.1f}" if what in taken else "" for what in SERVED_FIGURES]
-        rows.append([engine, f"{np.median(rates[engine]):.0f}", *others, *served])
-    head = [f"{name}, {result['clients']} clients", "rows/s", "times batching off", "times one at a time"]
-    load = markdown([*head, "p50 ms", "p99 ms", "rows at a time"], rows)
-    parts = result["parts"]
-    lines = [
-        [part, *(f"{np.median(parts[protocol][part]):.2f}" for protocol in PROTOCOLS)] for part in parts[PROTOCOLS[0]]
-    ]
-    return f"{load}\n\n{markdown([f'{name}, one client, ms of a request', *PROTOCOLS], lines)}"
-
-
-SERVED_FIGURES = ("p50_ms", "p99_ms", "rows_at_a_time")
-
-
-def spread(found: Sequence[float]) -> str:
-    return f"{found[0]:.2f} [{found[1]:.2f}, {found[2]:.2f}]"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("out", type=Path)
@@ -345,14 +310,8 @@ def main() -> None:
             results[name] = measure(SUBJECTS[name](asked.models, Path(folder)), Path(folder))
         report = {"environment": environment.describe(), "results": results}
         write_file(file, json.dumps(report, indent=1) + "\n")
-        about = (
-            f"{report['environment']['cpu']}; the graph on one core and one thread, all else on another; unpinned, "
-            "all of them and the graph's threads, one a core, where the kernel puts them. Medians of "
-            f"{ROUNDS} interleaved rounds of {SECONDS:g} s; ratios with their 95 % interval."
-        )
-        shown = "\n\n".join(tables(name, result) for name, result in results.items())
-        write_file(asked.out / "serving.md", f"{about}\n\n{shown}\n")
-        print(shown, file=sys.stderr)
+        write_file(asked.out / "serving.md", page(report))
+        print(page(report), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from figures.table import markdown
 from numpy.typing import NDArray
-from readme import markdown
 
 from tldeploy import environment
 from tldeploy.artifacts import write_file

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
-import json
-import math
+import importlib
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,11 +18,48 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("writing", ["readme.py", "replicas.py"])
-def test_the_figures_are_the_recorded_ones(writing: str) -> None:
-    script = ROOT / "bench" / writing
+NUMBERS = re.compile(r"^\|(?: --- \|)* ---: \|", re.MULTILINE)  # the rule of a table that has a column of figures
+
+
+@pytest.fixture
+def readme(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """bench/readme.py, as it is when it is started."""
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    return importlib.import_module("readme")
+
+
+def test_the_figures_are_the_recorded_ones() -> None:
+    script = ROOT / "bench" / "readme.py"
     done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_figure_that_was_changed_is_found_and_a_table_mended(
+    readme: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place in [*readme.FIGURES, *readme.PAGES]:
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / place, tmp_path / place)
+    monkeypatch.setattr(readme, "ROOT", tmp_path)
+    assert readme.main(check=True) == 0
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    changed = text.replace("| fp32 | 90.4 |", "| fp32 | 80.4 |").replace(
+        "it answers 1,324 right", "it answers 1,884 right"
+    )
+    (tmp_path / "README.md").write_text(changed, encoding="utf-8")
+    for check in (True, False):
+        assert readme.main(check) == 1
+        assert "it answers 1,324 right" in capsys.readouterr().err
+        assert ("| fp32 | 90.4 |" in (tmp_path / "README.md").read_text(encoding="utf-8")) != check
+
+
+@pytest.mark.parametrize("place", ["README.md", "bench/README.md"])
+def test_every_table_of_figures_is_written_from_a_record_or_said_not_to_be(readme: Any, place: str) -> None:
+    text = (ROOT / place).read_text(encoding="utf-8")
+    assert re.findall(r"<!-- figures: (.+) -->", text) == list(readme.FIGURES[place])
+    by_hand = re.sub(r"<!-- figures: .*?<!-- end of figures -->", "", text, flags=re.DOTALL)
+    before = [by_hand[: rule.start()].rpartition("\n\n")[0].rpartition("\n\n")[2] for rule in NUMBERS.finditer(by_hand)]
+    assert all("not recorded" in paragraph for paragraph in before)
 
 
 def test_every_verb_is_listed() -> None:
@@ -42,16 +80,3 @@ def test_every_section_of_a_recipe_is_described() -> None:
     described = [name for name in sections if issubclass(fields[name].annotation, Section)]  # type: ignore[arg-type]
     assert described == ["data", "backbone", "tune", "export", "deploy", "bench"]
     assert all(f"`{name}." in README for name in described)
-
-
-def test_the_table_of_replicas_follows_from_the_recorded_figures() -> None:
-    recorded = json.loads((ROOT / "bench" / "results" / "epyc-avx2-2-cores" / "review-sentiment.json").read_text())
-    (engine,) = (engine for engine in recorded["engines"] if engine["name"] == "triton http")
-    rows = []
-    for clients, loop in engine["closed_loop"].items():
-        slowest = min(loop["rounds_per_s"])
-        replicas = math.ceil(1000 / (0.6 * slowest))
-        rates = f"{engine['throughput_per_s'][clients]:.0f} | {slowest:.0f}"
-        rows.append(f"| {clients} | {rates} | {loop['p99_ms']:.1f} | {0.6 * slowest:.0f} | {replicas} + 1 |")
-    text = (ROOT / "bench" / "README.md").read_text(encoding="utf-8")
-    assert "\n".join(rows) in text

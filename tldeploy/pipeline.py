@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from tldeploy import artifacts, engines
 from tldeploy.artifacts import Manifest, fingerprint
+from tldeploy.benchmarking import SCHEMA_VERSION
 from tldeploy.data.own_files import own_files
 from tldeploy.errors import ArtifactError, UsageError
 from tldeploy.progress import say
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 RecipeLike = Recipe | str | Path
 TUNED_FORMAT = 2  # with calibration.jsonl
-BENCHED_FORMAT = 3  # with report.md
 SERVING = "serving"  # the folder of settings that were found by measuring
 
 
@@ -258,7 +258,7 @@ def bench(recipe: RecipeLike, force: bool = False) -> Outcome:
     folder = recipe.path("bench")
     _check_lineage(recipe, parents)
     hashes = {kind: manifest.sha256 for kind, manifest in parents.items()}
-    inputs = fingerprint([BENCHED_FORMAT, recipe.section("bench"), hashes, *here()])
+    inputs = fingerprint([SCHEMA_VERSION, recipe.section("bench"), hashes, *here()])
 
     def run_stage() -> Manifest:
         from tldeploy.benchmarking.bench import bench as run_bench

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.figures.peers import OURS
 from bench.peers.client import Endpoint
 from bench.peers.environments import libraries_of, python_of
 from bench.peers.subjects import Subject
-from bench.peers.tables import IN_PROCESS, OURS
 from tldeploy.recipe import Deploy
 from tldeploy.triton.home import locate
 from tldeploy.triton.repository import publish
@@ -97,7 +97,7 @@ def _in_process(subject: Subject, engine: str) -> Peer:
     python = python_of("fastapi")
     variant, files = _model(subject, engine)
     command = [str(python), str(SERVERS / "in_process.py"), str(files), engine]
-    return Peer(f"{IN_PROCESS}, {engine}, {variant}", command, None, EXACT, files, python, "json", engine)
+    return Peer(f"in-process, {engine}, {variant}", command, None, EXACT, files, python, "json", engine)
 
 
 def _model(subject: Subject, engine: str) -> tuple[str, Path]:

@@ -5,8 +5,8 @@
 2. For the speed all run at once and idle but for the one that is asked. In each of ROUNDS rounds and with each number
    of CLIENTS every one is asked for SECONDS in an order drawn anew, by clients in a process of their own that share its
    cores.
-3. A ratio is of the rates within a round; what is reported is the median over rounds, with its bootstrap interval. We
-   are ahead of a peer, or it of us, when the interval does not hold 1; else they are level.
+3. A ratio is of the rates within a round; what is reported is the geometric mean over rounds, with its interval by
+   Student's t. We are ahead of a peer, or it of us, when the interval does not hold 1; else they are level.
 4. `alone` starts one after the other: how long until the first right answer; weighted F1 of its answers to all held-out
    rows; then the proportional set size of all its processes (of several at once, what they share would be divided).
 5. On disk counts what of the model it carries, the installed packages of which it has loaded anything, and tritonserver
@@ -36,12 +36,12 @@ from typing import Any
 
 import numpy as np
 
+from bench.figures.peers import page
 from bench.peers import generator
 from bench.peers.client import Endpoint
 from bench.peers.roster import Peer, peers
 from bench.peers.running import Running, loaded_bytes
 from bench.peers.subjects import SUBJECTS, Subject
-from bench.peers.tables import page
 from tldeploy import environment
 from tldeploy.artifacts import write_file
 from tldeploy.tasks.classification import Row

@@ -131,13 +131,15 @@ def test_the_last_words_of_a_process_that_fails_are_told(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
-def test_no_process_outlives_the_one_that_started_it(stop: signal.Signals, tmp_path: Path) -> None:
+def test_no_process_outlives_the_one_that_started_it_and_no_folder(stop: signal.Signals, tmp_path: Path) -> None:
     """In the midst of a request, which is when it does not listen."""
     command = [sys.executable, "-m", "tests.measuring.open_and_wait", str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as parent:
+    said = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "env": os.environ | {"TMPDIR": str(tmp_path)}}
+    with subprocess.Popen(command, text=True, **said) as parent:
         assert parent.stdout is not None
         child = psutil.Process(int(parent.stdout.readline()))
         os.kill(parent.pid, stop)
         parent.wait(timeout=60)
     gone, alive = psutil.wait_procs([child], timeout=60)
     assert (len(gone), alive) == (1, [])
+    assert not list(tmp_path.glob("tldeploy-*"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tldeploy.errors import ServerError
@@ -45,6 +47,7 @@ def test_the_parts_of_a_request_add_up_to_what_was_waited() -> None:
     )
     assert sum(found.by_name().values()) == pytest.approx(found.all_ms) == 11.0
     assert [step.rows_per_run for step in found.steps] == [1, 2]
+    assert Parts.from_json(json.loads(json.dumps(found.as_json()))) == found
 
 
 def test_a_server_that_counted_nothing_is_named() -> None:

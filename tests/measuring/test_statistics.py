@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tldeploy.measuring.statistics import fewest, percentiles, quantiles, speedup
+from tldeploy.measuring.statistics import (
+    fewest,
+    mean_of_rounds,
+    percentiles,
+    quantiles,
+    ratio_of_rounds,
+    speedup,
+)
 
 BLOCK = np.arange(160) // 8
 
@@ -108,3 +115,39 @@ def test_samples_of_a_queue_get_the_largest_design_effect() -> None:
     alone, queued = (quantiles(drifting, np.arange(640) // 16, [0.5, 0.99], queued=kind)[1] for kind in (False, True))
     assert queued.low <= alone.low
     assert queued.high >= alone.high
+
+
+@pytest.mark.parametrize("rounds", [4, 5, 7])
+def test_a_ratio_of_few_rounds_is_in_its_interval_in_95_runs_of_100(rounds: int) -> None:
+    """Of 4,000 runs that are right in 95 % each, fewer than 3,755 or more than 3,843 are once in a thousand times."""
+    draw = np.random.default_rng(rounds)
+    ours, theirs = draw.lognormal([[[0.5]], [[0.0]]], 0.1, (2, 4000, rounds))
+    found = [ratio_of_rounds(*pair) for pair in zip(ours, theirs, strict=True)]
+    assert 3755 <= sum(each.low <= np.exp(0.5) <= each.high for each in found) <= 3843
+
+
+@pytest.mark.parametrize("rounds", [4, 5, 7])
+def test_a_percentile_bootstrap_of_few_rounds_is_not(rounds: int) -> None:
+    draw = np.random.default_rng(rounds)
+    runs = draw.normal(0, 0.1, (1000, rounds))
+    drawn = runs[:, draw.integers(0, rounds, (500, rounds))].mean(axis=2)
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=1)
+    assert np.mean((low <= 0) & (high >= 0)) < 0.91
+
+
+def test_a_ratio_of_rounds_is_of_the_same_round_and_inverts() -> None:
+    """A round that is twice as slow for both tells nothing about their ratio."""
+    slow = np.array([1.0, 2.0, 1.0, 0.5])
+    assert ratio_of_rounds(300 * slow, 100 * slow).as_json() == pytest.approx({"value": 3, "low": 3, "high": 3})
+    forth, back = ratio_of_rounds([3, 4, 5], [1, 1, 2]), ratio_of_rounds([1, 1, 2], [3, 4, 5])
+    assert (forth.value, forth.low, forth.high) == pytest.approx((1 / back.value, 1 / back.high, 1 / back.low))
+    assert forth.value == pytest.approx(30 ** (1 / 3))
+
+
+def test_the_mean_of_rounds_is_students() -> None:
+    """Of 1, 2, 3: the mean 2, and 4.303 times the standard error of 1 / sqrt(3)."""
+    found = mean_of_rounds([1, 2, 3])
+    assert (found.value, found.low, found.high) == pytest.approx(
+        (2, 2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5), abs=1e-4
+    )
+    assert ratio_of_rounds([5], [2]).as_json() == {"value": pytest.approx(2.5), "low": 0, "high": np.inf}

@@ -6,3 +6,6 @@ gate.py           what must not have got worse; comparison.py: two runs side by 
 capacity.py       how many replicas a traffic needs
 page/             report.html, report.md and comparison.html, which a person reads
 """
+
+# Of report.json, and of the artifact around it: one of another version is made again.
+SCHEMA_VERSION = 3  # with parts, ECE of every engine, disagreements, report.md

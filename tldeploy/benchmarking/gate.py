@@ -26,9 +26,9 @@ from typing import Any, Literal
 
 from tldeploy.benchmarking.report import Report, reported
 from tldeploy.errors import UsageError
+from tldeploy.measuring.statistics import TAIL, Estimate, ratio_of_rounds
 from tldeploy.tasks.metrics import Drop, in_points
 
-TAIL = 0.025  # of the conditions of one call together: what may fail by chance
 State = Literal["passed", "unsure", "failed", "not judged"]
 
 PERCENTILES = {"p50": "p50_ms", "p90": "p90_ms", "p95": "p95_ms", "p99": "p99_ms", "p99.9": "p99_9_ms"}
@@ -48,22 +48,14 @@ class Condition:
 
 
 @dataclass(frozen=True)
-class Change:
-    """How much worse a figure got, in the condition's unit (shares, or points): the value and its interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class Judged:
-    """One condition, and what became of it. said: the figures, in words."""
+    """One condition, and what became of it. said: the figures, in words. change: how much worse the figure got, in the
+    condition's unit (shares, or points)."""
 
     condition: Condition
     state: State
     said: str
-    change: Change | None = None
+    change: Estimate | None = None
 
     def as_json(self) -> dict[str, Any]:
         change = self.change and {
@@ -143,7 +135,7 @@ def _judged(condition: Condition, old: Report, new: Report, paired: Drop | None,
     return Judged(condition, "unsure" if change.high > condition.allowed else "passed", said, change)
 
 
-def _growth(condition: Condition, before: dict[str, Any], after: dict[str, Any], tail: float) -> tuple[Change, str]:
+def _growth(condition: Condition, before: dict[str, Any], after: dict[str, Any], tail: float) -> tuple[Estimate, str]:
     """Of a percentile of single requests, as a share."""
     name = PERCENTILES[condition.metric]
     for which, engine in (("older", before), ("new", after)):
@@ -153,51 +145,38 @@ def _growth(condition: Condition, before: dict[str, Any], after: dict[str, Any],
                 f": it needs {needed:,} requests" if needed else ""
             )
             raise UsageError(f"judge {condition.text}", found, "ask for a lower percentile, or bench more rows")
-    found_then, found_now = ((engine[name], *_ends(engine[f"{name}_interval"])) for engine in (before, after))
-    change = _ratio(found_then, found_now, _wider(tail))
+    then, now = (Estimate(engine[name], *_ends(engine[f"{name}_interval"])) for engine in (before, after))
+    change = _ratio(then, now, _wider(tail))
     return change, f"{condition.metric} {before[name]:.2f} → {after[name]:.2f} ms, {_percent(change)}"
 
 
-def _slowing(before: dict[str, Any], after: dict[str, Any], tail: float) -> tuple[Change, str]:
+def _slowing(before: dict[str, Any], after: dict[str, Any], tail: float) -> tuple[Estimate, str]:
     """Of the best rate in the closed loop that both have, as a share of the older one."""
     clients = [level for level in before["closed_loop"] if level in after["closed_loop"]]
     if not clients:
         found = "the reports have no number of clients in common"
         raise UsageError("judge throughput", found, "bench both with the same bench.concurrency")
     best = max(clients, key=lambda level: float(before["throughput_per_s"][level]))
-    rates = [_mean_rate(engine["closed_loop"][best]["rounds_per_s"], tail) for engine in (before, after)]
-    gained = _ratio(rates[0], rates[1])
-    lost = Change(-gained.value, -gained.high, -gained.low)
-    return lost, f"{rates[0][0]:.1f} → {rates[1][0]:.1f} rows/s with {best} clients, {_percent(lost, -1)}"
+    then, now = (ratio_of_rounds(engine["closed_loop"][best]["rounds_per_s"], 1, tail) for engine in (before, after))
+    gained = _ratio(then, now)
+    lost = Estimate(-gained.value, -gained.high, -gained.low)
+    return lost, f"{then.value:.1f} → {now.value:.1f} rows/s with {best} clients, {_percent(lost, -1)}"
 
 
-def _mean_rate(rounds: Sequence[float], tail: float) -> tuple[float, float, float]:
-    """The geometric mean of the rounds with its interval, by Student's t, beyond which lies `tail` on either side."""
-    from scipy.special import stdtrit
-
-    logs = [math.log(rate) for rate in rounds]
-    mean = sum(logs) / len(logs)
-    if len(logs) < 2:
-        return math.exp(mean), 0.0, math.inf
-    deviation = math.sqrt(sum((value - mean) ** 2 for value in logs) / (len(logs) - 1))
-    half = float(stdtrit(len(logs) - 1, 1 - tail)) * deviation / math.sqrt(len(logs))
-    return math.exp(mean), math.exp(mean - half), math.exp(mean + half)
-
-
-def _loss(before: dict[str, Any], after: dict[str, Any], paired: Drop | None, tail: float) -> tuple[Change, str]:
+def _loss(before: dict[str, Any], after: dict[str, Any], paired: Drop | None, tail: float) -> tuple[Estimate, str]:
     """Of the task metric, in points."""
     if before["name"] != after["name"]:
         raise UsageError("judge accuracy", f"one is {before['name']}, the other {after['name']}", "compare one task")
     if paired is not None:
-        change, how = Change(paired.points, paired.low, paired.high), f"row by row on {paired.rows:,} rows"
+        change, how = Estimate(paired.points, paired.low, paired.high), f"row by row on {paired.rows:,} rows"
     else:
         points = 100 * (before["value"] - after["value"])
         low = 100 * math.hypot(before["value"] - before["low"], after["high"] - after["value"])
         high = 100 * math.hypot(before["high"] - before["value"], after["value"] - after["low"])
-        change, how = Change(points, points - low, points + high), "from both intervals"
+        change, how = Estimate(points, points - low, points + high), "from both intervals"
     wider = _wider(tail)
     low, high = (change.value + wider * (end - change.value) for end in (change.low, change.high))
-    change = Change(change.value, low, high)
+    change = Estimate(change.value, low, high)
     said = f"{before['name'].replace('_', ' ')} {before['value']:.3f} → {after['value']:.3f}, {how}: "
     return change, f"{said}{in_points(change.value, change.low, change.high)}"
 
@@ -209,12 +188,12 @@ def _wider(tail: float) -> float:
     return float(ndtri(tail) / ndtri(TAIL))
 
 
-def _ratio(before: tuple[float, float, float], after: tuple[float, float, float], wider: float = 1) -> Change:
-    """after / before - 1; each a value with its ends."""
-    value = math.log(after[0] / before[0])
-    low = value - wider * math.hypot(_log(after[0], after[1]), _log(before[2], before[0]))
-    high = value + wider * math.hypot(_log(after[2], after[0]), _log(before[0], before[1]))
-    return Change(math.expm1(value), math.expm1(low) if math.isfinite(low) else -1.0, _expm1(high))
+def _ratio(before: Estimate, after: Estimate, wider: float = 1) -> Estimate:
+    """after / before - 1."""
+    value = math.log(after.value / before.value)
+    low = value - wider * math.hypot(_log(after.value, after.low), _log(before.high, before.value))
+    high = value + wider * math.hypot(_log(after.high, after.value), _log(before.value, before.low))
+    return Estimate(math.expm1(value), math.expm1(low) if math.isfinite(low) else -1.0, _expm1(high))
 
 
 def _log(larger: float, smaller: float) -> float:
@@ -230,7 +209,7 @@ def _ends(interval: Sequence[float | None]) -> tuple[float, float]:
     return float(low or 0), math.inf if high is None else float(high)
 
 
-def _percent(change: Change, sign: int = 1) -> str:
+def _percent(change: Estimate, sign: int = 1) -> str:
     ends = sorted(sign * end for end in (change.low, change.high))
     return f"{sign * change.value:+.1%} [{ends[0]:+.1%}, {ends[1]:+.1%}]".replace("+inf%", "?").replace("-inf%", "?")
 

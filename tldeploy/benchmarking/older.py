@@ -11,7 +11,8 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from tldeploy.benchmarking.report import SCHEMA_VERSION, Report
+from tldeploy.benchmarking import SCHEMA_VERSION
+from tldeploy.benchmarking.report import Report
 from tldeploy.errors import ArtifactError
 from tldeploy.tasks.metrics import Drop, weighted_f1_drop
 

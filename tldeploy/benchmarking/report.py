@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tldeploy.artifacts import Choice, Manifest
-from tldeploy.benchmarking import scenarios
+from tldeploy.benchmarking import SCHEMA_VERSION, scenarios
 from tldeploy.benchmarking.disagreements import disagreements
 from tldeploy.benchmarking.measured import Measured
 from tldeploy.data.rows import Rows
@@ -29,7 +29,6 @@ from tldeploy.tasks.metrics import Classes, confusion, per_class
 
 Report = dict[str, Any]
 
-SCHEMA_VERSION = 3  # with parts, ECE of every engine, disagreements
 REFERENCE = "torch eager"
 ON_A_TERMINAL = ("p50_ms", "p90_ms", "p99_ms")
 SERVED_BY = {"triton http": "served by Triton over HTTP", "triton grpc": "served by Triton over gRPC"}

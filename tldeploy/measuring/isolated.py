@@ -1,6 +1,6 @@
 """An engine in a process of its own, so that no other one's threads, memory and libraries are in its figures.
 
-    python -m tldeploy.measuring.isolated
+    python -m tldeploy.measuring.isolated FOLDER
 
 It is told by lines of JSON (see process.py), first which runner to open, then turn by turn what to ask it. Times are
 taken there, around the runner's own `predict`: the pipe is not in them. A turn is over when the process is quiet: the

@@ -82,6 +82,11 @@ class Parts:
     def as_json(self) -> dict[str, Any]:
         return asdict(self) | {"steps": [asdict(step) for step in self.steps]}
 
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> Parts:
+        """The parts that `as_json` was of."""
+        return cls(**found | {"steps": tuple(Step(**step) for step in found["steps"])})
+
 
 def _step(name: str, spent: Counted, requests: int) -> Step:
     times = (spent.queue_ns, spent.input_ns, spent.infer_ns, spent.output_ns)

@@ -1,15 +1,17 @@
 """Another process that answers lines of JSON with lines of JSON, one by one: both its ends.
 
 What it writes on standard error, and on standard output through libraries, is kept, and told when it dies. It ends with
-the process that started it, however that one ends: its standard input does then.
+the process that started it, however that one ends: its standard input does then. Its folder goes with it.
 """
 
 from __future__ import annotations
 
+import atexit
 import base64
 import json
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -57,7 +59,7 @@ class Process:
         with self._said.open("wb") as said:
             # A group of its own: Ctrl-C is for this process to handle.
             self._process = subprocess.Popen(
-                [sys.executable, "-m", module],
+                [sys.executable, "-m", module, self._folder.name],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=said,
@@ -131,9 +133,14 @@ def _by_signal(code: int) -> str:
 
 
 class Parent:
-    """The end of the process that was started: what it is told, one by one, and how it answers."""
+    """The end of the process that was started: what it is told, one by one, and how it answers.
+
+    The folder that it was started with is removed at its end once the parent has left it, which may have been killed.
+    Where it dies by itself the folder stays, for the parent to read its last words.
+    """
 
     def __init__(self) -> None:
+        self._folder = sys.argv[1]
         # Libraries print; the pipe is for answers alone.
         self._answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
@@ -153,6 +160,11 @@ class Parent:
         with os.fdopen(os.dup(0), encoding="utf-8") as stream:
             for line in stream:
                 self._told.put(line)
+        atexit.register(self._clear)
         self._told.put(None)
         time.sleep(PATIENCE_S)
+        self._clear()
         os._exit(1)  # in the midst of something whose answer nobody waits for
+
+    def _clear(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)

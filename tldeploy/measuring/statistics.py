@@ -18,6 +18,10 @@ in length by far more than engines drift, and a ratio within one row is free of 
 of the two medians, was simulated beside it (rows of log-normal length, blocks that drift by none and by 10 %): it gives
 intervals 1.3 to 2.8 times as wide for the same samples. Either is unmoved by a stalled request, as a ratio of means
 would not be, and swapping the engines gives the inverse.
+
+Rates of a few interleaved rounds are compared round by round, by Student's t of the logarithms, which is exact for any
+number of rounds whose noise is log-normal. A percentile bootstrap was simulated beside it: with 4, 5 and 7 rounds its
+interval of the mean held the truth in 80, 84 and 88 % of runs instead of 95, and that of the median in 87, 94 and 88.
 """
 
 from __future__ import annotations
@@ -27,10 +31,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 CONFIDENCE = 0.95
-_TAIL = (1 - CONFIDENCE) / 2
+TAIL = (1 - CONFIDENCE) / 2  # beyond either end of an interval
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Percentile:
 
 def fewest(share: float) -> int:
     """Independent samples of which one lies above the quantile at this share, with a chance of 39 in 40."""
-    return math.ceil(math.log(_TAIL) / math.log(share))
+    return math.ceil(math.log(TAIL) / math.log(share))
 
 
 def percentiles(
@@ -79,7 +83,7 @@ def percentiles(
     effects = _design_effects(samples, block, shares, queued)
     found = []
     for share, effect, estimate in zip(shares, effects, quantiles(samples, block, shares, queued=queued), strict=True):
-        needed = max(fewest(share), math.ceil(effect * math.log(_TAIL) / math.log(share)))
+        needed = max(fewest(share), math.ceil(effect * math.log(TAIL) / math.log(share)))
         shown = estimate if most >= needed else replace(estimate, high=math.inf)
         found.append(Percentile(share, shown if most >= fewest(share) else None, most, needed))
     return found
@@ -101,8 +105,8 @@ def quantiles(
     found = []
     for share, effect in zip(shares, _design_effects(samples, block, shares, queued), strict=True):
         below, above = most / effect * share, most / effect * (1 - share)
-        low = math.ceil(most * betaincinv(below, above + 1, _TAIL))
-        high = math.ceil(most * betaincinv(below + 1, above, 1 - _TAIL)) + 1
+        low = math.ceil(most * betaincinv(below, above + 1, TAIL))
+        high = math.ceil(most * betaincinv(below + 1, above, 1 - TAIL)) + 1
         ranks = np.clip([_rank(most, share), low, high], 1, most) - 1
         found.append(Estimate(*ranked[ranks].tolist()))
     return found
@@ -111,6 +115,33 @@ def quantiles(
 def speedup(latency_ms: NDArray[np.float64], reference_ms: NDArray[np.float64], block: NDArray[np.int64]) -> Estimate:
     """How many times as fast as the reference the typical row is answered; 2 is twice as fast. All float64 [rows]."""
     return quantiles(reference_ms / latency_ms, block, [0.5])[0]
+
+
+def ratio_of_rounds(numerator: ArrayLike, denominator: ArrayLike, tail: float = TAIL) -> Estimate:
+    """How many times as large as the denominator the numerator is: the geometric mean over rounds of the quotient
+    within a round, with its interval by Student's t of the logarithms. Swapping them gives the inverse.
+
+    Both: positive [rounds], of any unit, measured in the same rounds in the same order; a denominator of 1 gives the
+    geometric mean of the numerator. tail: the chance that the truth lies beyond either end. It assumes that rounds are
+    independent and that what they scatter by is a factor, log-normal, as noise of a machine nearly is: "Student",
+    Biometrika 6, 1908, on the logarithms.
+    """
+    ratios = np.asarray(numerator, dtype=np.float64) / np.asarray(denominator, dtype=np.float64)
+    logs = mean_of_rounds(np.log(ratios), tail)
+    return Estimate(*np.exp([logs.value, logs.low, logs.high]).tolist())
+
+
+def mean_of_rounds(values: ArrayLike, tail: float = TAIL) -> Estimate:
+    """The mean of what each round gave, with its interval by Student's t, which assumes that they are independent and
+    normal. values: [rounds]. The interval of a single one has no ends."""
+    from scipy.special import stdtrit
+
+    of = np.asarray(values, dtype=np.float64)
+    mean, rounds = float(of.mean()), len(of)
+    if rounds < 2:
+        return Estimate(mean, -math.inf, math.inf)
+    half = float(stdtrit(rounds - 1, 1 - tail) * of.std(ddof=1)) / math.sqrt(rounds)
+    return Estimate(mean, mean - half, mean + half)
 
 
 def _rank(most: int, share: float) -> int:
@@ -139,5 +170,5 @@ def _design_effects(
         residuals = np.bincount(block, above) - mean * sizes
         binomial = most * mean * (1 - mean)
         effects.append(float(max(1, blocks / (blocks - 1) * (residuals**2).sum() / binomial)) if binomial else 1.0)
-    student = float((stdtrit(blocks - 1, 1 - _TAIL) / ndtri(1 - _TAIL)) ** 2)
+    student = float((stdtrit(blocks - 1, 1 - TAIL) / ndtri(1 - TAIL)) ** 2)
     return [student * (max(effects) if queued else effect) for effect in effects]

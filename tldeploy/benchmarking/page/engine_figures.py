@@ -20,9 +20,9 @@ from tldeploy.benchmarking.page.drawing import (
     short,
     worth,
 )
-from tldeploy.benchmarking.page.engine_tables import clients_words, parts_by_name
+from tldeploy.benchmarking.page.engine_tables import clients_words
 from tldeploy.benchmarking.report import Report, metric_words
-from tldeploy.measuring.parts import BETWEEN, OUTSIDE
+from tldeploy.measuring.parts import BETWEEN, OUTSIDE, Parts
 from tldeploy.measuring.scenarios import SingleStream
 
 CURVE_POINTS = 250
@@ -156,13 +156,14 @@ def _parts(report: Report) -> Any:
     )
     made = dressed(panels, 80 + len(levels) * (60 + 38 * len(served)))
     made.update_layout(barmode="stack", bargap=0.3, margin={"t": 34})
-    names = list(dict.fromkeys(name for engine in served for name in parts_by_name(engine["parts"][levels[0]])))
+    spent = {level: [Parts.from_json(engine["parts"][level]).by_name() for engine in served] for level in levels}
+    names = list(dict.fromkeys(name for parts in spent[levels[0]] for name in parts))
     steps = list(dict.fromkeys(name.partition(":")[0] for name in names if name not in {OUTSIDE, BETWEEN}))
     for row, level in enumerate(levels, start=1):
         for name in names:
             made.add_bar(
                 y=[engine["name"] for engine in served],
-                x=[parts_by_name(engine["parts"][level]).get(name, 0) for engine in served],
+                x=[parts.get(name, 0) for parts in spent[level]],
                 name=name,
                 orientation="h",
                 legendgroup=name,

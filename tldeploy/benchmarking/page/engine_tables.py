@@ -7,7 +7,7 @@ from typing import Any
 from tldeploy.benchmarking.page.markup import EMPTY, Cell, Table, number, with_interval, words
 from tldeploy.benchmarking.report import REFERENCE, Report, metric_words, milliseconds, per_second
 from tldeploy.benchmarking.scenarios import SHARES
-from tldeploy.measuring.parts import BETWEEN, OUTSIDE
+from tldeploy.measuring.parts import Parts
 
 UNSURE = "unsure: too few requests"
 
@@ -96,17 +96,17 @@ def server(report: Report) -> Table:
 def parts(report: Report) -> Table:
     """ms a request spent in each part, engine by engine and by the number of clients."""
     found = [
-        (engine["name"], clients, part)
+        (engine["name"], clients, Parts.from_json(part))
         for engine in report["engines"]
         for clients, part in (engine.get("parts") or {}).items()
     ]
-    names = list(dict.fromkeys(name for _, _, part in found for name in parts_by_name(part)))
+    names = list(dict.fromkeys(name for _, _, part in found for name in part.by_name()))
     rows = [
         [
             words(engine, clients_words(clients)),
-            *(number(parts_by_name(part).get(name), ".2f") for name in names),
-            number(part["all_ms"], ".2f"),
-            *(number(step["rows_per_run"], ".2f") for step in part["steps"][-1:]),
+            *(number(part.by_name().get(name), ".2f") for name in names),
+            number(part.all_ms, ".2f"),
+            *(number(step.rows_per_run, ".2f") for step in part.steps[-1:]),
         ]
         for engine, clients, part in found
     ]
@@ -136,16 +136,6 @@ def bound_ms(report: Report) -> float | None:
     """Of the p99 of requests at random; None where there were none."""
     found = [engine["server"]["p99_bound_ms"] for engine in report["engines"] if engine["server"]]
     return float(found[0]) if found else None
-
-
-def parts_by_name(part: dict[str, Any]) -> dict[str, float]:
-    """ms of each part of a request, in the order in which it meets them."""
-    steps = {
-        f"{step['name']}: {name}": step[f"{name}_ms"]
-        for step in part["steps"]
-        for name in ("queue", "input", "infer", "output")
-    }
-    return {OUTSIDE: part["outside_ms"], **steps, BETWEEN: part["between_ms"]}
 
 
 def clients_words(clients: str) -> str:

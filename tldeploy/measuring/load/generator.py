@@ -1,6 +1,6 @@
 """The process that makes load on a served model, so that the bench's own threads and heap are not what is measured.
 
-    python -m tldeploy.measuring.load.generator
+    python -m tldeploy.measuring.load.generator FOLDER
 
 It is told by lines of JSON (see measuring/process.py), first whom to ask and with which rows, then round by round what
 load to make. Before the first round it writes all requests (see wire.py), so image files are in its memory.
