@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tldeploy import environment
+from tldeploy.devices import onnxruntime_built_for
 
 
 def test_the_facts_are_those_of_this_machine_and_can_be_written_as_json() -> None:
@@ -105,7 +106,7 @@ def test_what_the_installed_wheel_is_built_for_is_what_it_says_itself() -> None:
     built_for = pytest.importorskip("onnxruntime.capi.build_and_package_info")
     if built_for.package_name != "onnxruntime-gpu":
         pytest.skip("this onnxruntime is built for the CPU")
-    wanted = environment._built_for()
+    wanted = onnxruntime_built_for()
     assert wanted is not None
     assert str(wanted[0]) == built_for.cuda_version.partition(".")[0]
 

@@ -19,6 +19,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from tldeploy.devices import onnxruntime_built_for, torch_built_for
+
 PACKAGES = (
     "torch",
     "transformers",
@@ -150,7 +152,7 @@ def _gpu() -> Iterator[Check]:
     gpus = _gpus()
     if not gpus:
         would = ""
-        if wanted := _built_for():
+        if wanted := onnxruntime_built_for():
             would = f"; onnxruntime-gpu {_version('onnxruntime-gpu')} would want CUDA {wanted[0]} and cuDNN {wanted[1]}"
         yield Check("gpu", "ok", f"none: models run on the CPU{would}")
         return
@@ -162,7 +164,7 @@ def _cuda() -> Iterator[Check]:
 
     The wheel says itself what it was built for, in the package of cuDNN that its extra asks for.
     """
-    wanted = _built_for()
+    wanted = onnxruntime_built_for()
     if wanted is None or not _gpus():
         return
     cuda, cudnn = wanted
@@ -182,7 +184,7 @@ def _cuda() -> Iterator[Check]:
         yield Check("cudnn", "missing", f"{found}; {wheel}", f"pip install 'nvidia-cudnn-cu{cuda}=={cudnn}.*'")
     else:
         yield Check("cudnn", "ok", found or "the system's own, of an unknown version")
-    torch = _torch_cuda()
+    torch = torch_built_for()
     if torch is None and _version("torch"):
         fix = "install PyTorch's CUDA build to tune on the GPU; exporting and serving do without"
         yield Check("torch", "warning", f"{_version('torch')} is built without CUDA", fix)
@@ -191,33 +193,9 @@ def _cuda() -> Iterator[Check]:
         yield Check("torch", "warning", f"{_version('torch')} is built for CUDA {torch}; {wheel}", fix)
 
 
-def _built_for() -> tuple[int, int] | None:
-    """The CUDA and cuDNN majors that the installed onnxruntime-gpu wants; None where it is not installed or silent."""
-    try:
-        asked = metadata.requires("onnxruntime-gpu") or []
-    except metadata.PackageNotFoundError:
-        return None
-    found = (re.match(r"nvidia-cudnn-cu(\d+)\D+(\d+)", text) for text in asked)
-    return next(((int(match[1]), int(match[2])) for match in found if match), None)
-
-
 def _driver_cuda() -> int | None:
     """The newest CUDA major that the driver knows."""
     match = re.search(r"CUDA Version:\s*(\d+)", _nvidia_smi())
-    return int(match[1]) if match else None
-
-
-def _torch_cuda() -> int | None:
-    """The CUDA major that PyTorch was built for, read from its file: importing it takes seconds."""
-    from importlib.util import find_spec
-
-    spec = find_spec("torch")
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    file = Path(spec.submodule_search_locations[0], "version.py")
-    match = (
-        re.search(r"^cuda\b.*=\s*'(\d+)", file.read_text(encoding="utf-8"), re.MULTILINE) if file.is_file() else None
-    )
     return int(match[1]) if match else None
 
 
