@@ -1,0 +1,48 @@
+"""The stages in a row: fetch → tune → export → deploy → bench.
+
+Each function reads the artifact of the stage before, computes the fingerprint of everything that determines its own,
+and skips the work when an intact artifact with that fingerprint is there. They are the verbs of the command line and
+of `import tldeploy`.
+
+stage.py        what a stage left, and whether it has to be done again
+learning.py     fetch, rank, find_rate, search, tune
+graphs.py       export, explain
+publishing.py   deploy
+measuring.py    bench, gate, capacity, report
+"""
+
+from __future__ import annotations
+
+from tldeploy.pipeline.graphs import explain, export
+from tldeploy.pipeline.learning import fetch, find_rate, rank, search, tune, tune_stage
+from tldeploy.pipeline.measuring import bench, capacity, gate, report
+from tldeploy.pipeline.publishing import deploy
+from tldeploy.pipeline.stage import Outcome, RecipeLike, alone, loaded
+
+__all__ = [
+    "Outcome",
+    "RecipeLike",
+    "bench",
+    "capacity",
+    "deploy",
+    "explain",
+    "export",
+    "fetch",
+    "find_rate",
+    "gate",
+    "rank",
+    "report",
+    "run",
+    "search",
+    "tune",
+]
+
+
+def run(recipe: RecipeLike, force: bool = False) -> list[Outcome]:
+    """All stages, in order; those whose inputs are unchanged are skipped."""
+    alone("run all stages")
+    recipe = loaded(recipe)
+    fetched = fetch(recipe, force)
+    tuned = tune_stage(recipe, fetched, force)
+    later = [tuned, *(stage(recipe, force) for stage in (export, deploy, bench))]
+    return [fetched, *later] if fetched else later
