@@ -29,7 +29,7 @@ Load = Callable[[str], Any]
 DRIVER = "libcuda.so.1"
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 GPU_RUNTIME = "'onnxruntime-gpu[cuda,cudnn]'"
-OTHERWISE = "`tldeploy doctor` shows what is here; on the CPU it is `--device cpu`"
+OTHERWISE = "on the CPU it is `--device cpu`"
 # Codes of cuInit that have a cause of their own.
 _CAUSES = {
     100: "give this process a GPU: CUDA_VISIBLE_DEVICES hides it, or the container was started without `--gpus all`",
@@ -64,14 +64,21 @@ class Driver(NamedTuple):
     cuda: tuple[int, int]
 
 
-def require(device: Device, asked: str, needs: Collection[Need] = (), load: Load = ctypes.CDLL) -> None:
+def require(
+    device: Device,
+    asked: str,
+    needs: Collection[Need] = (),
+    *,
+    otherwise: str = OTHERWISE,
+    load: Load = ctypes.CDLL,
+) -> None:
     """Raise MachineError where this machine cannot compute on `device`.
 
-    asked: completes "cannot …", without the device. needs: what computes there; none for a server, which brings its
-    own. load: gives a library of the system by its name or its path, or raises OSError.
+    asked: completes "cannot …", without the device. needs: what computes there; none where only the driver counts.
+    otherwise: what else can be done. load: gives a library of the system by its name, or raises OSError.
     """
     if lack := lacking(device, needs, load):
-        raise MachineError(f"{asked} on {device}", lack.found, f"{lack.fix}; {OTHERWISE}")
+        raise MachineError(f"{asked} on {device}", lack.found, f"{lack.fix}; {otherwise}")
 
 
 def lacking(device: Device, needs: Collection[Need] = (), load: Load = ctypes.CDLL) -> Lack | None:

@@ -19,7 +19,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from tldeploy.devices import onnxruntime_built_for, torch_built_for
+from tldeploy.devices import (
+    Device,
+    Lack,
+    brought_by,
+    find_driver,
+    how_to_get,
+    missing_libraries,
+    onnxruntime_built_for,
+    torch_built_for,
+)
 
 PACKAGES = (
     "torch",
@@ -159,6 +168,29 @@ def _gpu() -> Iterator[Check]:
     yield Check("gpu", "ok", ", ".join(f"{gpu['name']}, driver {gpu['driver']}" for gpu in gpus))
 
 
+def _driver() -> Iterator[Check]:
+    """Whether CUDA starts: nvidia-smi asks the kernel's module, and models ask the driver's library."""
+    found = find_driver()
+    if not isinstance(found, Lack):
+        gpus = f"{found.gpus} GPU{'' if found.gpus == 1 else 's'}"
+        yield Check("driver", "ok", f"its library starts, with {gpus} and CUDA up to {found.cuda[0]}.{found.cuda[1]}")
+    elif _gpus():
+        yield Check("driver", "missing", found.found, found.fix)
+
+
+def _libraries() -> Iterator[Check]:
+    """What onnxruntime's providers need and the loader does not find. TensorRT is not needed by every GPU."""
+    if onnxruntime_built_for() is None or isinstance(find_driver(), Lack):
+        return
+    wanted: tuple[tuple[Device, Status], ...] = (("cuda", "missing"), ("tensorrt", "warning"))
+    for device, status in wanted:
+        if missing := missing_libraries(device):
+            found = ", ".join(f"{name} ({brought_by(name) or 'of no known package'})" for name in missing)
+            yield Check(f"for {device}", status, f"not found: {found}", how_to_get(missing))
+        else:
+            yield Check(f"for {device}", "ok", "all libraries of onnxruntime's provider are found")
+
+
 def _cuda() -> Iterator[Check]:
     """Whether what has to have one CUDA major has it: the driver, cuDNN and PyTorch that of onnxruntime's wheel.
 
@@ -235,7 +267,9 @@ _CHECKS: tuple[Callable[[], Iterator[Check]], ...] = (
     _one_onnxruntime,
     _instructions,
     _gpu,
+    _driver,
     _cuda,
+    _libraries,
     _disk,
     _memory,
     _ports,

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 from tldeploy import artifacts
 from tldeploy.artifacts import Manifest, fingerprint
 from tldeploy.data.own_files import own_files
+from tldeploy.devices import Device
+from tldeploy.pipeline.places import to_train
 from tldeploy.pipeline.stage import Outcome, RecipeLike, alone, loaded, unless_current
 from tldeploy.recipe import Recipe
+from tldeploy.tuning.device import computing
 
 if TYPE_CHECKING:
     from tldeploy.tuning.candidates import Candidate
@@ -35,25 +38,30 @@ def fetch(recipe: RecipeLike, force: bool = False) -> Outcome | None:
     return unless_current("fetch", folder, inputs, force, run_stage, otherwise="the recipe's `name` or `fetch`")
 
 
-def tune(recipe: RecipeLike, force: bool = False) -> Outcome:
-    """Adapt the backbone to the labelled rows by every method of the recipe; keep one."""
+def tune(recipe: RecipeLike, force: bool = False, *, device: Device | None = None) -> Outcome:
+    """Adapt the backbone to the labelled rows by every method of the recipe; keep one.
+
+    device: instead of the recipe's `tune.device`, here and in the other verbs of this room. An artifact that was tuned
+    elsewhere is as good. Raises MachineError where a GPU is asked for that this machine, or its PyTorch, has not.
+    """
     from tldeploy.tuning import ranks
 
-    recipe = loaded(recipe)
-    with ranks.together():
+    recipe = to_train(loaded(recipe), device)
+    with computing(recipe.tune), ranks.together():
         with ranks.first_then_others():
             fetched = fetch(recipe)
         return tune_stage(recipe, fetched, force)
 
 
-def find_rate(recipe: RecipeLike) -> tuple[Suggestion, Path]:
+def find_rate(recipe: RecipeLike, *, device: Device | None = None) -> tuple[Suggestion, Path]:
     """A learning rate for fine-tuning by a range test on the training rows; and the plot of it, `find-rate.html`."""
     from tldeploy.tuning.rates import find_rate_of
 
     alone("find a learning rate")
-    recipe = loaded(recipe)
+    recipe = to_train(loaded(recipe), device, "find a rate for")
     fetch(recipe)
-    return find_rate_of(recipe)
+    with computing(recipe.tune):
+        return find_rate_of(recipe)
 
 
 def tune_stage(recipe: Recipe, fetched: Outcome | None, force: bool) -> Outcome:
@@ -80,14 +88,15 @@ def _teacher(recipe: Recipe) -> list[str]:
     return [artifacts.read(recipe.path(distillation.teacher) / "tuned", "tune").sha256]
 
 
-def search(recipe: RecipeLike, trials: int | None = None) -> Searched:
+def search(recipe: RecipeLike, trials: int | None = None, *, device: Device | None = None) -> Searched:
     """Search for better settings of `tune`, as its `search` section says. trials: in all, instead of the recipe's."""
     from tldeploy.tuning.search import search as run_search
 
     alone("search for settings")
-    recipe = loaded(recipe)
+    recipe = to_train(loaded(recipe), device, "search settings for")
     fetched = fetch(recipe)
-    return run_search(recipe, search_key(recipe, fetched), trials)
+    with computing(recipe.tune):
+        return run_search(recipe, search_key(recipe, fetched), trials)
 
 
 def search_key(recipe: Recipe, fetched: Outcome | None) -> str:
@@ -103,11 +112,12 @@ def search_key(recipe: Recipe, fetched: Outcome | None) -> str:
     return fingerprint([sections, parents, own_files(recipe)])
 
 
-def rank(recipe: RecipeLike, backbones: Sequence[str]) -> list[Candidate]:
+def rank(recipe: RecipeLike, backbones: Sequence[str], *, device: Device | None = None) -> list[Candidate]:
     """Backbones by how well their features would serve the recipe's rows, without training; the best first."""
     from tldeploy.tuning.candidates import rank_backbones
 
     alone("rank backbones")
-    recipe = loaded(recipe)
+    recipe = to_train(loaded(recipe), device, "rank backbones for")
     fetch(recipe)
-    return rank_backbones(recipe, backbones)
+    with computing(recipe.tune):
+        return rank_backbones(recipe, backbones)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from tldeploy import artifacts, engines
 from tldeploy.artifacts import Manifest, fingerprint
+from tldeploy.devices import Device
+from tldeploy.pipeline.places import to_bench
 from tldeploy.pipeline.stage import Outcome, RecipeLike, check_lineage, loaded, unless_current
 from tldeploy.staleness import here
 
@@ -20,14 +22,19 @@ if TYPE_CHECKING:
 BENCHED_FORMAT = 3  # with report.md
 
 
-def bench(recipe: RecipeLike, force: bool = False) -> Outcome:
-    """Measure every engine of the recipe on the held-out rows, in one interleaved run, and write the report."""
-    recipe = loaded(recipe)
+def bench(recipe: RecipeLike, force: bool = False, *, device: Device | None = None) -> Outcome:
+    """Measure every engine of the recipe on the held-out rows, in one interleaved run, and write the report.
+
+    device: where those that are not served compute, instead of the recipe's `bench.device`. Raises MachineError where
+    this machine has not what they need.
+    """
+    recipe = to_bench(loaded(recipe), device)
     parents = {kind: artifacts.load(folder, kind) for kind, folder in engines.artifacts_behind(recipe)}
     folder = recipe.path("bench")
     check_lineage(recipe, parents)
     hashes = {kind: manifest.sha256 for kind, manifest in parents.items()}
-    inputs = fingerprint([BENCHED_FORMAT, recipe.section("bench"), hashes, *here()])
+    section = {**recipe.section("bench")["bench"], "device": recipe.bench_device()}
+    inputs = fingerprint([BENCHED_FORMAT, section, hashes, *here()])
 
     def run_stage() -> Manifest:
         from tldeploy.benchmarking.bench import bench as run_bench
@@ -58,6 +65,8 @@ def gate(
     fail_on: str | None = None,
     force: bool = False,
     any_machine: bool = False,
+    *,
+    device: Device | None = None,
 ) -> tuple[Outcome, Comparison, list[Judged]]:
     """Bench, lay the run beside an older report, and judge what must not have got worse, as `p99+10%,accuracy-0.5pt`.
 
@@ -70,9 +79,9 @@ def gate(
     from tldeploy.benchmarking.page.comparing import write_comparison
 
     conditions = parse(fail_on) if fail_on is not None else []
-    recipe, older = loaded(recipe), read_older(Path(against))
+    recipe, older = to_bench(loaded(recipe), device), read_older(Path(against))
     judge(conditions, older.report, older.report)  # what the older report lacks is said before minutes of measuring
-    outcome = bench(recipe, force)
+    outcome = bench(recipe, force, device=device)
     newer = read_older(outcome.folder / REPORT_JSON)
     paired = paired_drop(older, newer, newer.report["reported"]["engine"])
     compared = compare_runs(older, newer, any_machine=any_machine)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tldeploy import artifacts
 from tldeploy.artifacts import Manifest, fingerprint
+from tldeploy.devices import Device
+from tldeploy.pipeline.places import refuse_without_kernels, to_serve
 from tldeploy.pipeline.stage import Outcome, RecipeLike, loaded, tell, unless_current
 from tldeploy.progress import say
 from tldeploy.recipe import Recipe
+from tldeploy.recipe.serving import Target
 from tldeploy.staleness import here, tell_why
 
 if TYPE_CHECKING:
@@ -26,6 +30,7 @@ def deploy(
     canary: float | None = None,
     goal: Goal | None = None,
     minutes: float = 5.0,
+    device: Device | None = None,
 ) -> Outcome:
     """Publish the chosen variant to the model repository, as a new version.
 
@@ -33,14 +38,17 @@ def deploy(
     the requests (0 .. 1) that it answers beside the live version.
     goal: what the server is to be good at; without a p99 of its own, the recipe's. Settings for it are found by
     measuring, in about so many minutes, and kept for later calls; the recipe's stand where nothing is better.
-    Raises QualityError, and publishes nothing, where the goal's p99 cannot be held.
+    device: what runs the graph, instead of the recipe's `deploy.device`.
+    Raises QualityError, and publishes nothing, where the goal's p99 cannot be held; MachineError where the check, or
+    the search for settings, needs a GPU that this machine has not.
     """
     from tldeploy.triton import checking, lineage, repository
     from tldeploy.triton.canary import lifecycle
     from tldeploy.triton.fitting import fit
 
-    recipe = loaded(recipe)
-    exported, place = recipe.path("onnx"), recipe.path(recipe.deploy.repository)
+    as_written = loaded(recipe)
+    exported, place = as_written.path("onnx"), as_written.path(as_written.deploy.repository)
+    recipe = _placed(as_written, device, exported, here=check or goal is not None)
     say(f"deploy: {recipe.name} to {place}")
     if goal is not None:
         _fit(recipe, goal, minutes, force)
@@ -54,14 +62,24 @@ def deploy(
     if skipped:
         live = repository.published(place, recipe.name)
     elif canary is not None:
-        behind = lineage.record(recipe, place)
+        behind = lineage.record(as_written, place)
         _, live = lifecycle.start(exported, place, recipe.name, settings, canary, behind, passing, tuning)
     else:
-        behind = lineage.record(recipe, place)
+        behind = lineage.record(as_written, place)
         live = repository.publish(exported, place, recipe.name, settings, behind, passing, tuning)
     outcome = Outcome("deploy", live.path, skipped, live.manifest)
     tell(outcome)
     return outcome
+
+
+def _placed(recipe: Recipe, device: Device | None, exported: Path, *, here: bool) -> Recipe:
+    """The recipe with the device that was asked for, which this machine has, and the exported graph has kernels for."""
+    if device is not None:  # before anything is looked for
+        recipe = to_serve(recipe, device, recipe.export.target, here=here)
+    details = artifacts.read(exported, "export").details
+    target: Target = details.get("target", "cpu")
+    refuse_without_kernels(recipe, target, details["chosen"])
+    return to_serve(recipe, None, target, here=here)
 
 
 def _fit(recipe: Recipe, goal: Goal, minutes: float, force: bool) -> None:

@@ -32,8 +32,8 @@ ENGINES: tuple[Engine, ...] = get_args(Engine)
 USUAL_ENGINES: tuple[Engine, ...] = ("torch", "onnxruntime", "triton-http", "triton-grpc")
 # What computes for each target.
 ON: dict[Target, Device] = {"cpu": "cpu", "cuda": "cuda", "tensorrt": "tensorrt", "openvino": "cpu"}
-# TensorRT leaves to CUDA what it cannot do.
-_DEVICES_OF: dict[str, tuple[Device, ...]] = {"cuda": ("cuda", "tensorrt"), "tensorrt": ("tensorrt",)}
+# The devices that a section of `deploy` is for: TensorRT leaves to CUDA what it cannot do.
+SECTIONS: dict[str, tuple[Device, ...]] = {"cuda": ("cuda", "tensorrt"), "tensorrt": ("tensorrt",)}
 
 
 class Calibration(Section):
@@ -107,7 +107,7 @@ class Deploy(Section):
     @field_validator("cuda", "tensorrt")
     @classmethod
     def _is_for_the_device(cls, section: Section | None, info: ValidationInfo) -> Section | None:
-        fitting = _DEVICES_OF[str(info.field_name)]
+        fitting = SECTIONS[str(info.field_name)]
         if section is not None and info.data.get("device", fitting[0]) not in fitting:
             raise ValueError(f"expected `device: {'` or `device: '.join(fitting)}` beside it")
         return section
