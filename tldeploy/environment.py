@@ -1,7 +1,8 @@
 """What this machine is and has: versions, CPU instruction sets, GPUs. Every manifest and report carries it.
 
 `describe` gives the facts, and never fails. `checks` is the table behind `tldeploy doctor`: one function a check, each
-with the command that mends what it finds. Nothing heavy is imported; versions come from package metadata.
+with the command that mends what it finds. Versions come from package metadata; nothing heavy is imported, but for
+onnxruntime where there is a GPU.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ from tests.tiny_project import RECIPE, write_project
 from tldeploy import artifacts, pipeline
 from tldeploy.cli import execute
 from tldeploy.errors import ArtifactError, UsageError
-from tldeploy.recipe import Recipe
+from tldeploy.pipeline.places import to_serve
+from tldeploy.recipe import Cuda, Deploy, Recipe, TensorRT
 
 QUICK = RECIPE.replace("tune:\n", "tune:\n  methods: [feature-extraction]\n").replace(
     "deploy:\n", "export:\n  variants: [fp32]\ndeploy:\n"
@@ -114,6 +115,17 @@ def test_a_version_may_be_published_for_a_machine_with_a_gpu(project: Path) -> N
     assert "kind: KIND_GPU" in text
     assert not outcome.manifest.details["checked"]
     assert pipeline.deploy(other, check=False, device="cuda").skipped
+
+
+def test_settings_of_another_device_do_not_count(project: Path) -> None:
+    recipe = Recipe.load(project)
+    both = Deploy(device="tensorrt", cuda=Cuda(gpus=[1]), tensorrt=TensorRT(precision="FP16"))
+    recipe = recipe.model_copy(update={"deploy": both})
+    on_cuda = to_serve(recipe, "cuda", "cpu", here=False).deploy
+    assert (on_cuda.device, on_cuda.cuda, on_cuda.tensorrt) == ("cuda", both.cuda, None)
+    on_cpu = to_serve(recipe, "cpu", "cuda", here=True).deploy
+    assert (on_cpu.device, on_cpu.cuda, on_cpu.tensorrt) == ("cpu", None, None)
+    assert to_serve(recipe, None, "cpu", here=False) is recipe
 
 
 def test_a_graph_without_kernels_there_is_not_published(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,17 +43,17 @@ def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
 )
 @pytest.mark.usefixtures("gpu")
 def test_the_recipe_rules_over_what_is_there(asked: Any, place: str, name: str) -> None:
-    with computing(Tune(device=asked)):
+    with computing(asked):
         assert device().type == place
         assert chosen().value == name
-        assert (chosen().reason == "tune.device says so") == (asked != "auto")
+        assert (chosen().reason == "asked for") == (asked != "auto")
     assert device().type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @pytest.mark.parametrize("gpu", [None], indirect=True)
 @pytest.mark.usefixtures("gpu")
 def test_a_gpu_that_pytorch_does_not_find_is_no_silent_cpu() -> None:
-    with computing(Tune(device="cuda")), pytest.raises(MachineError, match="finds no GPU"):
+    with computing("cuda"), pytest.raises(MachineError, match="finds no GPU"):
         device()
 
 
@@ -91,7 +91,7 @@ def test_precision_follows_from_the_recipe_and_the_card(asked: Any, expected: di
 @pytest.mark.usefixtures("gpu")
 def test_a_precision_that_is_not_to_be_had_is_refused(settings: dict[str, Any], found: str) -> None:
     tune = Tune(**settings)
-    with computing(tune), pytest.raises(MachineError) as caught:
+    with computing(tune.device), pytest.raises(MachineError) as caught:
         precision.arguments(tune)
     assert found in caught.value.found
     assert "set tune.precision to auto" in caught.value.fix
@@ -114,17 +114,15 @@ def test_memory_is_pinned_for_a_gpu_only(tmp_path: Path) -> None:
     _, part, _ = text_network(tmp_path)
     order = EpochBatches(part.examples.lengths, part.classes, Tune())
     for asked, pinned in (("auto", True), ("cpu", False)):
-        tune = Tune(device=asked)  # type: ignore[arg-type]
-        with computing(tune):
-            assert Batches(part, tune, order).pin_memory == pinned
+        with computing(asked):  # type: ignore[arg-type]
+            assert Batches(part, Tune(), order).pin_memory == pinned
 
 
 @pytest.mark.parametrize("gpu", ["new"], indirect=True)
 def test_a_network_is_trained_on_the_cpu_beside_a_gpu(tmp_path: Path, gpu: None) -> None:
-    tune = Tune(device="cpu", epochs=1, batch_size=8)
     network, part, _ = text_network(tmp_path)
-    with computing(tune):
-        found = train(network, part, tune, "test")
+    with computing("cpu"):
+        found = train(network, part, Tune(epochs=1, batch_size=8), "test")
     assert {weight.device.type for weight in network.parameters()} == {"cpu"}
     assert found.details["precision"] == "fp32"
 
@@ -132,7 +130,7 @@ def test_a_network_is_trained_on_the_cpu_beside_a_gpu(tmp_path: Path, gpu: None)
 def test_without_a_compiler_nothing_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     network, part, _ = text_network(tmp_path)
-    with computing(Tune(device="cpu")), pytest.raises(MachineError) as caught:
+    with computing("cpu"), pytest.raises(MachineError) as caught:
         train(network, part, Tune(compile=True), "test")
     assert caught.value.found == "tune.compile is true, and there is no C++ compiler no-such-compiler"
     assert "apt-get install g++" in caught.value.fix

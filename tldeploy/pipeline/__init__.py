@@ -49,11 +49,11 @@ def run(recipe: RecipeLike, force: bool = False, *, device: Device | None = None
     """
     alone("run all stages")
     recipe = loaded(recipe)
-    trained = places.to_train(recipe, device)
+    place = places.to_train(recipe, device)
     target = places.to_measure(recipe, device, None)
     places.to_serve(recipe, device, target, here=True)
     places.to_bench(recipe, device)
     fetched = fetch(recipe, force)
-    tuned = tune_stage(trained, fetched, force)
+    tuned = tune_stage(recipe, fetched, force, place)
     later = [tuned, *(stage(recipe, force, device=device) for stage in (export, deploy, bench))]
     return [fetched, *later] if fetched else later

@@ -13,6 +13,7 @@ from tldeploy.devices import Device
 from tldeploy.pipeline.places import to_train
 from tldeploy.pipeline.stage import Outcome, RecipeLike, alone, loaded, unless_current
 from tldeploy.recipe import Recipe
+from tldeploy.recipe.tuning import TrainedOn
 from tldeploy.tuning.device import computing
 
 if TYPE_CHECKING:
@@ -46,11 +47,12 @@ def tune(recipe: RecipeLike, force: bool = False, *, device: Device | None = Non
     """
     from tldeploy.tuning import ranks
 
-    recipe = to_train(loaded(recipe), device)
-    with computing(recipe.tune), ranks.together():
+    recipe = loaded(recipe)
+    place = to_train(recipe, device)
+    with computing(place), ranks.together():
         with ranks.first_then_others():
             fetched = fetch(recipe)
-        return tune_stage(recipe, fetched, force)
+        return tune_stage(recipe, fetched, force, place)
 
 
 def find_rate(recipe: RecipeLike, *, device: Device | None = None) -> tuple[Suggestion, Path]:
@@ -58,13 +60,14 @@ def find_rate(recipe: RecipeLike, *, device: Device | None = None) -> tuple[Sugg
     from tldeploy.tuning.rates import find_rate_of
 
     alone("find a learning rate")
-    recipe = to_train(loaded(recipe), device, "find a rate for")
+    recipe = loaded(recipe)
+    place = to_train(recipe, device, "find a rate for")
     fetch(recipe)
-    with computing(recipe.tune):
+    with computing(place):
         return find_rate_of(recipe)
 
 
-def tune_stage(recipe: Recipe, fetched: Outcome | None, force: bool) -> Outcome:
+def tune_stage(recipe: Recipe, fetched: Outcome | None, force: bool, place: TrainedOn) -> Outcome:
     """`tune`, once the files are fetched."""
     parents = {"fetch": fetched.manifest.sha256} if fetched else {}
     folder = recipe.path("tuned")
@@ -74,7 +77,8 @@ def tune_stage(recipe: Recipe, fetched: Outcome | None, force: bool) -> Outcome:
     def run_stage() -> Manifest:
         from tldeploy.tuning.tune import tune as run_tune
 
-        return run_tune(recipe, folder, inputs, parents)
+        with computing(place):
+            return run_tune(recipe, folder, inputs, parents)
 
     otherwise = f"the recipe's {', '.join(f'`{name}`' for name in sections)}, a file that it names, or tldeploy"
     return unless_current("tune", folder, inputs, force, run_stage, parents, otherwise=otherwise)
@@ -93,9 +97,10 @@ def search(recipe: RecipeLike, trials: int | None = None, *, device: Device | No
     from tldeploy.tuning.search import search as run_search
 
     alone("search for settings")
-    recipe = to_train(loaded(recipe), device, "search settings for")
+    recipe = loaded(recipe)
+    place = to_train(recipe, device, "search settings for")
     fetched = fetch(recipe)
-    with computing(recipe.tune):
+    with computing(place):
         return run_search(recipe, search_key(recipe, fetched), trials)
 
 
@@ -117,7 +122,8 @@ def rank(recipe: RecipeLike, backbones: Sequence[str], *, device: Device | None 
     from tldeploy.tuning.candidates import rank_backbones
 
     alone("rank backbones")
-    recipe = to_train(loaded(recipe), device, "rank backbones for")
+    recipe = loaded(recipe)
+    place = to_train(recipe, device, "rank backbones for")
     fetch(recipe)
-    with computing(recipe.tune):
+    with computing(place):
         return rank_backbones(recipe, backbones)

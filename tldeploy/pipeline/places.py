@@ -11,6 +11,7 @@ from tldeploy.devices import OTHERWISE, Device, Need, require
 from tldeploy.errors import ArtifactError, UsageError
 from tldeploy.recipe import Recipe
 from tldeploy.recipe.serving import ON, SECTIONS, Target
+from tldeploy.recipe.tuning import TrainedOn
 
 # Variants with operators that a device has no kernels for.
 WITHOUT_KERNELS: dict[Device, set[str]] = {
@@ -21,13 +22,12 @@ WITHOUT_KERNELS: dict[Device, set[str]] = {
 ELSEWHERE = "`--no-check` publishes it for another machine"
 
 
-def to_train(recipe: Recipe, device: Device | None, verb: str = "tune") -> Recipe:
-    """The recipe with `tune.device` as asked; what TensorRT will run is trained on CUDA."""
-    if device is not None:
-        recipe = _with(recipe, "tune", device="cpu" if device == "cpu" else "cuda")
-    if recipe.tune.device == "cuda":
+def to_train(recipe: Recipe, device: Device | None, verb: str = "tune") -> TrainedOn:
+    """What networks are trained and run on while tuning; what TensorRT will run is trained on CUDA."""
+    place = recipe.tune.device if device is None else "cpu" if device == "cpu" else "cuda"
+    if place == "cuda":
         require("cuda", f"{verb} {recipe.name}", ["torch"])
-    return recipe
+    return place
 
 
 def to_measure(recipe: Recipe, device: Device | None, target: Target | None) -> Target:

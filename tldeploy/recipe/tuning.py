@@ -10,6 +10,7 @@ from tldeploy.recipe.values import Count, Section, Seed, no_repeats
 
 Method = Literal["feature-extraction", "fine-tuning", "lora", "few-shot", "distillation", "from-scratch"]
 Keep = Literal["best", Method]
+TrainedOn = Literal["auto", "cpu", "cuda"]
 
 
 class Backbone(Section):
@@ -160,7 +161,7 @@ class Tune(Section):
     batch_norm: Literal["frozen", "train"] = "frozen"
     augmentation: Literal["none", "light", "strong"] = "light"
     mirroring: bool = True
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: TrainedOn = "auto"
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
     compile: bool = False
     gradient_checkpointing: bool = False

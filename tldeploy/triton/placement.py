@@ -19,15 +19,14 @@ KINDS: dict[Device, str] = {"cpu": "KIND_CPU", "cuda": "KIND_GPU", "tensorrt": "
 def check_servable(repository: Path, published: Sequence[Publication]) -> None:
     """Raise ServerError where there is no model, and MachineError where one is for a GPU that this machine has not."""
     asked = f"serve {repository}"
-    models = list(_models(repository))
-    if not models:
+    if not any(repository.glob(f"*/{CONFIG_FILE}")):
         raise ServerError(asked, "no model is in it", "publish one with `tldeploy deploy`")
-    for device in ("cuda", "tensorrt"):
-        names = [model.name for model in models if device_of(model) == device]
+    placed = {model.name: device_of(model) for model in _models(repository)}
+    for device in ("cuda", "tensorrt"):  # what TensorRT leaves is CUDA's
+        names = [name for name, place in placed.items() if place in {device, "tensorrt"}]
         if names and (lack := lacking(device, needs())):
             found = f"{_are(names)} configured for a GPU ({KINDS[device]}): {lack.found}"
-            again = "; ".join(_publish_again(repository, published, names, "cpu"))
-            raise MachineError(asked, found, f"{lack.fix}; for the CPU: {again}")
+            raise MachineError(asked, found, f"{lack.fix}; for the CPU: {_again(repository, published, names, 'cpu')}")
 
 
 def demand(repository: Path, device: Device) -> None:
@@ -38,8 +37,9 @@ def demand(repository: Path, device: Device) -> None:
     others = {model.name: device_of(model) for model in graphs if device_of(model) != device}
     if others:
         found = "; ".join(f"{name} is configured for {place or 'any device'}" for name, place in others.items())
-        fix = "; ".join(_publish_again(repository, published, list(others), device))
-        raise ArtifactError(f"serve {repository} on {device}", found, fix)
+        raise ArtifactError(
+            f"serve {repository} on {device}", found, _again(repository, published, list(others), device)
+        )
 
 
 def needs() -> list[Need]:
@@ -69,10 +69,12 @@ def _are(names: Sequence[str]) -> str:
     return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'}"
 
 
-def _publish_again(
-    repository: Path, published: Sequence[Publication], models: Iterable[str], device: Device
-) -> Iterator[str]:
-    """The commands, or the steps, that configure these models for another device."""
+def _again(repository: Path, published: Sequence[Publication], models: Iterable[str], device: Device) -> str:
+    """What configures these models for another device: commands, or what to write."""
+    return "; ".join(dict.fromkeys(_steps(repository, published, models, device)))
+
+
+def _steps(repository: Path, published: Sequence[Publication], models: Iterable[str], device: Device) -> Iterator[str]:
     for model in models:
         by_us = next((each for each in published if model in each.manifest.details["models"]), None)
         folder = by_us and by_us.manifest.details.get("lineage", {}).get("recipe", {}).get("folder")

@@ -1,4 +1,4 @@
-"""Where networks are trained and run while tuning: on what the recipe asks for, or on a GPU where PyTorch has one."""
+"""Where networks are trained and run while tuning: on what was asked for, or on a GPU where PyTorch has one."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 
 from tldeploy.artifacts import Choice
 from tldeploy.errors import MachineError
-from tldeploy.recipe import Tune
+from tldeploy.recipe.tuning import TrainedOn
 
 if TYPE_CHECKING:
     import torch
 
-_asked: ContextVar[str] = ContextVar("tune.device", default="auto")
+_asked: ContextVar[TrainedOn] = ContextVar("tune.device", default="auto")
 
 
 @contextmanager
-def computing(settings: Tune) -> Iterator[None]:
-    """Inside the block `device` is what `tune.device` says."""
-    before = _asked.set(settings.device)
+def computing(asked: TrainedOn) -> Iterator[None]:
+    """Inside the block `device` is what was asked for; without one, it is as with auto."""
+    before = _asked.set(asked)
     try:
         yield
     finally:
@@ -45,4 +45,4 @@ def chosen() -> Choice:
     place, asked = device(), _asked.get()
     name = "cpu" if place.type == "cpu" else torch.cuda.get_device_name(place)
     why = "has a GPU" if place.type == "cuda" else "finds no GPU"
-    return Choice(about="device", value=name, reason=f"PyTorch {why}" if asked == "auto" else "tune.device says so")
+    return Choice(about="device", value=name, reason=f"PyTorch {why}" if asked == "auto" else "asked for")

@@ -40,7 +40,7 @@ from tldeploy.tuning import ranks
 from tldeploy.tuning.adaptation.adapt import about_target, adapt, distance
 from tldeploy.tuning.calibrate import calibrate, words
 from tldeploy.tuning.card import CARD, model_card
-from tldeploy.tuning.device import chosen, computing
+from tldeploy.tuning.device import chosen
 from tldeploy.tuning.distillation import distillation
 from tldeploy.tuning.features import feature_extraction, weights_fingerprint
 from tldeploy.tuning.few_shot import few_shot
@@ -75,7 +75,7 @@ def tune(recipe: Recipe, folder: Path, inputs: str, parents: dict[str, str]) -> 
     if recipe.adapt is not None and ranks.world() > 1:
         found = "the recipe adapts to another domain, which several processes cannot share"
         raise RecipeError("tune in several processes", found, "run `tldeploy tune` as one process")
-    with computing(recipe.tune), ranks.together():
+    with ranks.together():
         if ranks.rank() > 0:
             _train_along(recipe)
             ranks.meet()
