@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -144,10 +145,8 @@ def test_a_device_and_a_target_that_is_another_are_wrong_usage(project: Path) ->
 
 
 def test_a_target_alone_is_made_for_and_not_measured(project: Path, tmp_path: Path) -> None:
-    outcome = pipeline.export(project, target="cuda")
-    try:
-        said = next(choice for choice in outcome.manifest.decisions if choice.about == "speed on cuda")
-        assert said.value == "not measured"
-        assert execute(["deploy", str(project)]) == 6, "what runs a graph follows from its export"
-    finally:
-        pipeline.export(project)
+    folder = shutil.copytree(project, tmp_path / "tiny")
+    outcome = pipeline.export(folder, target="cuda")
+    said = next(choice for choice in outcome.manifest.decisions if choice.about == "speed on cuda")
+    assert said.value == "not measured"
+    assert execute(["deploy", str(folder)]) == 6, "what runs a graph follows from its export"

@@ -137,6 +137,7 @@ def test_without_a_compiler_nothing_is_trained(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.proof
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what PyTorch's own compiler imports
 def test_a_compiled_network_learns_what_another_learns(tmp_path: Path) -> None:
     weights = []
     for compiled in (False, True):
