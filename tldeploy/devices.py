@@ -194,10 +194,10 @@ def _needed(device: Device) -> Iterator[str]:
 
     folder = Path(onnxruntime.__file__).parent / "capi"
     for name in ("cuda", "tensorrt") if device == "tensorrt" else ("cuda",):
-        told = subprocess.run(
-            ["ldd", str(folder / f"libonnxruntime_providers_{name}.so")], capture_output=True, text=True, check=False
-        )
-        yield from re.findall(r"^\s*(\S+) => not found", told.stdout, re.MULTILINE)
+        command = ["ldd", str(folder / f"libonnxruntime_providers_{name}.so")]
+        with contextlib.suppress(FileNotFoundError):  # an image without ldd: the session will say it
+            told = subprocess.run(command, capture_output=True, text=True, check=False)
+            yield from re.findall(r"^\s*(\S+) => not found", told.stdout, re.MULTILINE)
     if built := onnxruntime_built_for():
         yield f"libcudnn.so.{built[1]}"
 
