@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.drivers import without_gpu
 from tldeploy import environment
+from tldeploy.devices import Driver, onnxruntime_built_for
 
 
 def test_the_facts_are_those_of_this_machine_and_can_be_written_as_json() -> None:
@@ -94,6 +96,32 @@ def test_a_gpu_is_read_from_nvidia_smi(gpu: Callable[[str], None]) -> None:
     assert named("gpu").found == "NVIDIA H200, driver 580.10"
 
 
+@without_gpu
+def test_the_driver_is_asked_itself_beside_nvidia_smi(
+    gpu: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "driver" not in {check.name for check in environment.checks()}
+    gpu("13.0")
+    check = named("driver")
+    assert (check.status, "libcuda.so.1" in check.found, "--gpus all" in check.fix) == ("missing", True, True)
+    monkeypatch.setattr(environment, "find_driver", lambda: Driver(2, (13, 0)))
+    assert named("driver").found == "its library starts, with 2 GPUs and CUDA up to 13.0"
+
+
+def test_libraries_that_are_not_found_have_the_package_that_brings_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = {"cuda": ["libcublasLt.so.13", "libcudnn.so.9"], "tensorrt": ["libnvinfer.so.10"]}
+    packages(monkeypatch)
+    monkeypatch.setattr(environment, "find_driver", lambda: Driver(1, (13, 0)))
+    monkeypatch.setattr(environment, "missing_libraries", missing.__getitem__)
+    check = named("for cuda")
+    assert check.found == "not found: libcublasLt.so.13 (nvidia-cublas), libcudnn.so.9 (nvidia-cudnn-cu13)"
+    assert (check.status, check.fix) == ("missing", "pip install 'onnxruntime-gpu[cuda,cudnn]'")
+    check = named("for tensorrt")
+    assert (check.status, "libnvinfer.so.10 (tensorrt-cu13)" in check.found) == ("warning", True)
+    monkeypatch.setattr(environment, "missing_libraries", lambda device: [])
+    assert (named("for cuda").status, named("for tensorrt").status) == ("ok", "ok")
+
+
 def test_without_a_gpu_doctor_says_what_the_wheel_would_want(monkeypatch: pytest.MonkeyPatch) -> None:
     packages(monkeypatch)
     monkeypatch.setattr(environment, "_gpus", list)
@@ -105,7 +133,7 @@ def test_what_the_installed_wheel_is_built_for_is_what_it_says_itself() -> None:
     built_for = pytest.importorskip("onnxruntime.capi.build_and_package_info")
     if built_for.package_name != "onnxruntime-gpu":
         pytest.skip("this onnxruntime is built for the CPU")
-    wanted = environment._built_for()
+    wanted = onnxruntime_built_for()
     assert wanted is not None
     assert str(wanted[0]) == built_for.cuda_version.partition(".")[0]
 

@@ -1,7 +1,8 @@
 """What this machine is and has: versions, CPU instruction sets, GPUs. Every manifest and report carries it.
 
 `describe` gives the facts, and never fails. `checks` is the table behind `tldeploy doctor`: one function a check, each
-with the command that mends what it finds. Nothing heavy is imported; versions come from package metadata.
+with the command that mends what it finds. Versions come from package metadata; nothing heavy is imported, but for
+onnxruntime where there is a GPU.
 """
 
 from __future__ import annotations
@@ -18,6 +19,17 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
+
+from tldeploy.devices import (
+    Device,
+    Lack,
+    brought_by,
+    find_driver,
+    how_to_get,
+    missing_libraries,
+    onnxruntime_built_for,
+    torch_built_for,
+)
 
 PACKAGES = (
     "torch",
@@ -150,11 +162,34 @@ def _gpu() -> Iterator[Check]:
     gpus = _gpus()
     if not gpus:
         would = ""
-        if wanted := _built_for():
+        if wanted := onnxruntime_built_for():
             would = f"; onnxruntime-gpu {_version('onnxruntime-gpu')} would want CUDA {wanted[0]} and cuDNN {wanted[1]}"
         yield Check("gpu", "ok", f"none: models run on the CPU{would}")
         return
     yield Check("gpu", "ok", ", ".join(f"{gpu['name']}, driver {gpu['driver']}" for gpu in gpus))
+
+
+def _driver() -> Iterator[Check]:
+    """Whether CUDA starts: nvidia-smi asks the kernel's module, and models ask the driver's library."""
+    found = find_driver()
+    if not isinstance(found, Lack):
+        gpus = f"{found.gpus} GPU{'' if found.gpus == 1 else 's'}"
+        yield Check("driver", "ok", f"its library starts, with {gpus} and CUDA up to {found.cuda[0]}.{found.cuda[1]}")
+    elif _gpus():
+        yield Check("driver", "missing", found.found, found.fix)
+
+
+def _libraries() -> Iterator[Check]:
+    """What onnxruntime's providers need and the loader does not find. TensorRT is not needed by every GPU."""
+    if onnxruntime_built_for() is None or isinstance(find_driver(), Lack):
+        return
+    wanted: tuple[tuple[Device, Status], ...] = (("cuda", "missing"), ("tensorrt", "warning"))
+    for device, status in wanted:
+        if missing := missing_libraries(device):
+            found = ", ".join(f"{name} ({brought_by(name) or 'of no known package'})" for name in missing)
+            yield Check(f"for {device}", status, f"not found: {found}", how_to_get(missing))
+        else:
+            yield Check(f"for {device}", "ok", "all libraries of onnxruntime's provider are found")
 
 
 def _cuda() -> Iterator[Check]:
@@ -162,7 +197,7 @@ def _cuda() -> Iterator[Check]:
 
     The wheel says itself what it was built for, in the package of cuDNN that its extra asks for.
     """
-    wanted = _built_for()
+    wanted = onnxruntime_built_for()
     if wanted is None or not _gpus():
         return
     cuda, cudnn = wanted
@@ -182,7 +217,7 @@ def _cuda() -> Iterator[Check]:
         yield Check("cudnn", "missing", f"{found}; {wheel}", f"pip install 'nvidia-cudnn-cu{cuda}=={cudnn}.*'")
     else:
         yield Check("cudnn", "ok", found or "the system's own, of an unknown version")
-    torch = _torch_cuda()
+    torch = torch_built_for()
     if torch is None and _version("torch"):
         fix = "install PyTorch's CUDA build to tune on the GPU; exporting and serving do without"
         yield Check("torch", "warning", f"{_version('torch')} is built without CUDA", fix)
@@ -191,33 +226,9 @@ def _cuda() -> Iterator[Check]:
         yield Check("torch", "warning", f"{_version('torch')} is built for CUDA {torch}; {wheel}", fix)
 
 
-def _built_for() -> tuple[int, int] | None:
-    """The CUDA and cuDNN majors that the installed onnxruntime-gpu wants; None where it is not installed or silent."""
-    try:
-        asked = metadata.requires("onnxruntime-gpu") or []
-    except metadata.PackageNotFoundError:
-        return None
-    found = (re.match(r"nvidia-cudnn-cu(\d+)\D+(\d+)", text) for text in asked)
-    return next(((int(match[1]), int(match[2])) for match in found if match), None)
-
-
 def _driver_cuda() -> int | None:
     """The newest CUDA major that the driver knows."""
     match = re.search(r"CUDA Version:\s*(\d+)", _nvidia_smi())
-    return int(match[1]) if match else None
-
-
-def _torch_cuda() -> int | None:
-    """The CUDA major that PyTorch was built for, read from its file: importing it takes seconds."""
-    from importlib.util import find_spec
-
-    spec = find_spec("torch")
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    file = Path(spec.submodule_search_locations[0], "version.py")
-    match = (
-        re.search(r"^cuda\b.*=\s*'(\d+)", file.read_text(encoding="utf-8"), re.MULTILINE) if file.is_file() else None
-    )
     return int(match[1]) if match else None
 
 
@@ -257,7 +268,9 @@ _CHECKS: tuple[Callable[[], Iterator[Check]], ...] = (
     _one_onnxruntime,
     _instructions,
     _gpu,
+    _driver,
     _cuda,
+    _libraries,
     _disk,
     _memory,
     _ports,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from tldeploy.devices import Device, require
 from tldeploy.engines import Protocol
 from tldeploy.errors import TldeployError
 from tldeploy.progress import say
@@ -53,6 +54,7 @@ def serve(
     max_request_mb: int | None = None,
     key_file: str | Path | None = None,
     opened: Collection[str] = (),
+    device: Device | None = None,
     log: Callable[[str], None] | None = None,
     on_ready: Callable[[Server], None] | None = None,
 ) -> None:
@@ -64,9 +66,16 @@ def serve(
 
     key_file: holds the server's key; without one, the environment variable TLDEPLOY_KEY, or a key that nobody knows.
     opened: `shared-memory`, `trace` or `logging`, which then need no key. log: gets each line of the server's log.
+
+    device: what every graph of the repository has to be configured for. Raises MachineError, before a server is
+    started, where one is configured for a GPU and this machine has none.
     """
-    from tldeploy.triton import flags, server
+    from tldeploy.triton import flags, placement, server
     from tldeploy.triton.gate import gate_for
+
+    if device is not None:
+        require(device, f"serve {repository}", placement.needs())
+        placement.demand(Path(repository), device)
 
     server.serve(
         Path(repository),

@@ -25,7 +25,7 @@ from tldeploy.exporting.explain import Explained, _Groups
 from tldeploy.exporting.places import AROUND, HEAD
 from tldeploy.exporting.selection import measure_held_out
 from tldeploy.exporting.targets import place_for
-from tldeploy.recipe import Export
+from tldeploy.recipe import Export, Recipe
 from tldeploy.recipe.serving import Goal, Target
 from tldeploy.runtime.onnx import OnnxRunner
 from tldeploy.tasks import load_task
@@ -110,7 +110,7 @@ def test_the_held_out_rows_say_so_if_the_choice_is_over_the_budget(project: Path
         def run(self, tensors):  # type: ignore[no-untyped-def]
             return np.roll(super().run(tensors), 1, axis=1)
 
-    settings = pipeline.Recipe.load(project).export
+    settings = Recipe.load(project).export
     confused = Confused(project / "onnx" / "fp32.onnx", task)
     found, said = measure_held_out([fp32, confused], task, rows, Drop(0.1, -0.1, 0.3, 0.99, 75), settings)
     assert found.drop.points > 50

@@ -15,6 +15,7 @@ from tests.tiny_project import RECIPE, write_project, write_reviews
 from tldeploy import pipeline
 from tldeploy.cli import execute
 from tldeploy.errors import QualityError, RecipeError
+from tldeploy.pipeline.learning import search_key
 from tldeploy.recipe import Recipe
 from tldeploy.tuning.study import Study
 
@@ -124,18 +125,18 @@ def test_held_out_rows_may_be_anything(searched: pipeline.Searched, tmp_path: Pa
 
 def test_a_changed_recipe_or_changed_rows_are_another_study(project: Path) -> None:
     recipe = Recipe.load(project)
-    keys = {pipeline._search_key(recipe, None)}
+    keys = {search_key(recipe, None)}
     for changed in (
         recipe.model_copy(update={"tune": recipe.tune.model_copy(update={"epochs": 2})}),
         recipe.model_copy(update={"data": recipe.data.model_copy(update={"seed": 1})}),
         recipe.model_copy(update={"backbone": recipe.backbone.model_copy(update={"max_length": 16})}),
     ):
-        keys.add(pipeline._search_key(changed, None))
+        keys.add(search_key(changed, None))
     assert len(keys) == 4
     more = recipe.tune.model_copy(update={"search": recipe.tune.search.model_copy(update={"trials": 99})})  # type: ignore[union-attr]
     searched_setting = recipe.tune.model_copy(update={"learning_rate": 0.5, "methods": ["fine-tuning"]})
     for same in (more, searched_setting):
-        assert pipeline._search_key(recipe.model_copy(update={"tune": same}), None) in keys
+        assert search_key(recipe.model_copy(update={"tune": same}), None) in keys
 
 
 def test_a_search_in_which_all_diverges_says_why(tmp_path: Path) -> None:

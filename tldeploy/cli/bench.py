@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import click
 
 from tldeploy.cli import show
-from tldeploy.cli.show import force_option, json_option, recipe_argument
+from tldeploy.cli.show import device_option, force_option, json_option, recipe_argument
 from tldeploy.errors import QualityError, UsageError
 
 if TYPE_CHECKING:
     from tldeploy.benchmarking.comparison import Comparison
     from tldeploy.benchmarking.gate import Judged
+    from tldeploy.devices import Device
 
 
 @click.command("bench")
@@ -20,10 +21,17 @@ if TYPE_CHECKING:
 @click.option("--against", metavar="FILE", help="An older report.json to compare with.")
 @click.option("--fail-on", metavar="CONDITIONS", help="What must not be worse than there, e.g. p99+10%,accuracy-0.5pt.")
 @click.option("--any-machine", is_flag=True, help="Compare timings although the machines differ.")
+@device_option("Where PyTorch and onnxruntime compute, instead of the recipe's bench.device.")
 @force_option
 @json_option
 def command(
-    recipe: str, against: str | None, fail_on: str | None, any_machine: bool, force: bool, as_json: bool
+    recipe: str,
+    against: str | None,
+    fail_on: str | None,
+    any_machine: bool,
+    device: Device | None,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Measure every engine on the held-out rows, in one interleaved run: latency, throughput and the task metric.
 
@@ -37,6 +45,7 @@ def command(
     Examples:
       tldeploy bench models/review-sentiment
       tldeploy bench models/review-sentiment --force --json | tail -n 1
+      tldeploy bench models/review-sentiment --device cuda
       tldeploy bench models/review-sentiment --against recorded.json --fail-on p99+10%,accuracy-0.5pt
     """
     from tldeploy import pipeline
@@ -49,9 +58,9 @@ def command(
     compared: Comparison | None = None
     judged: list[Judged] = []
     if against is not None:
-        outcome, compared, judged = pipeline.gate(recipe, against, fail_on, force, any_machine)
+        outcome, compared, judged = pipeline.gate(recipe, against, fail_on, force, any_machine, device=device)
     else:
-        outcome = pipeline.bench(recipe, force)
+        outcome = pipeline.bench(recipe, force, device=device)
     report = pipeline.report(outcome)
     if as_json:
         found = {"engines": report["engines"], "chosen": report["chosen"], "noise": report["noise"]}

@@ -9,10 +9,11 @@ import click
 
 from tldeploy.cli import show
 from tldeploy.cli.canary import SHARE
-from tldeploy.cli.show import force_option, json_option, no_check_option, recipe_argument
+from tldeploy.cli.show import device_option, force_option, json_option, no_check_option, recipe_argument
 from tldeploy.errors import UsageError
 
 if TYPE_CHECKING:
+    from tldeploy.devices import Device
     from tldeploy.triton.fitting.goals import Goal
 
 MINUTES = 5.0
@@ -41,6 +42,7 @@ def milliseconds(ctx: click.Context | None, param: click.Parameter | None, value
 )
 @click.option("--min-latency", is_flag=True, help="With --tune: for a client that is alone, not for many.")
 @click.option("--tune-minutes", type=click.FloatRange(0, 1440, min_open=True), help="With --tune: about 5 by default.")
+@device_option("What runs the graph, instead of the recipe's deploy.device.")
 @force_option
 @no_check_option
 @click.option(
@@ -53,6 +55,7 @@ def command(
     p99_ms: float | None,
     min_latency: bool,
     tune_minutes: float | None,
+    device: Device | None,
     force: bool,
     no_check: bool,
     canary: float | None,
@@ -74,6 +77,7 @@ def command(
       tldeploy deploy models/review-sentiment --force    # a new version of the same graph
       tldeploy deploy models/review-sentiment --no-check # on a build machine without a server
       tldeploy deploy models/review-sentiment --canary 10%
+      tldeploy deploy models/review-sentiment --device cuda
       tldeploy deploy models/review-sentiment --tune --p99 20ms
       tldeploy deploy models/review-sentiment --tune --min-latency --tune-minutes 2
     """
@@ -81,7 +85,13 @@ def command(
 
     goal = _goal(tune, p99_ms, min_latency, tune_minutes)
     outcome = pipeline.deploy(
-        recipe, force, check=not no_check, canary=canary, goal=goal, minutes=tune_minutes or MINUTES
+        recipe,
+        force,
+        check=not no_check,
+        canary=canary,
+        goal=goal,
+        minutes=tune_minutes or MINUTES,
+        device=device,
     )
     name, version, tuning = outcome.manifest.name, int(outcome.folder.name), outcome.manifest.details["tuning"]
     if as_json:

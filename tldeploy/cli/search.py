@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
 from tldeploy.cli import show
-from tldeploy.cli.show import json_option, recipe_argument
+from tldeploy.cli.show import TRAINERS, device_option, json_option, recipe_argument
+
+if TYPE_CHECKING:
+    from tldeploy.devices import Device
 
 
 @click.command("search")
 @recipe_argument
 @click.option("--trials", type=click.IntRange(min=1), help="Trials in all, those done before included.")
+@device_option("Train on it, whatever the recipe's tune.device says.", TRAINERS)
 @json_option
-def command(recipe: str, trials: int | None, as_json: bool) -> None:
+def command(recipe: str, trials: int | None, device: Device | None, as_json: bool) -> None:
     """Search for better settings of `tune`, as the recipe's `tune.search` says; the best become a recipe.
 
     Trials are compared on validation rows. What was done before counts: run it again to go on after an interruption,
@@ -24,10 +29,11 @@ def command(recipe: str, trials: int | None, as_json: bool) -> None:
     Examples:
       tldeploy search models/review-sentiment
       tldeploy search models/review-sentiment --trials 50 --json
+      tldeploy search models/review-sentiment --device cuda
     """
     from tldeploy import pipeline
 
-    searched = pipeline.search(recipe, trials)
+    searched = pipeline.search(recipe, trials, device=device)
     if as_json:
         show.print_json(
             {

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tldeploy.cli.show import json_option, print_json
+from tldeploy.cli.show import device_option, json_option, print_json
 from tldeploy.progress import say
 
 if TYPE_CHECKING:
+    from tldeploy.devices import Device
     from tldeploy.triton.server import Server
 
 PORT = click.IntRange(0, 65535)
@@ -34,6 +35,7 @@ FILE = click.Path(exists=True, dir_okay=False)
     multiple=True,
     help="Needs no key; may be given several times.",
 )
+@device_option("What every graph has to be configured for.")
 @json_option
 def command(
     repository: str,
@@ -46,6 +48,7 @@ def command(
     max_request_mb: int | None,
     key_file: str | None,
     opened: Sequence[str],
+    device: Device | None,
     as_json: bool,
 ) -> None:
     """Serve a model repository with a real Triton server until Ctrl-C; for this machine only, unless --host says.
@@ -62,6 +65,7 @@ def command(
       tldeploy serve triton_repo
       tldeploy serve triton_repo --http-port 9000 --grpc-port 9001 --metrics-port 9002
       tldeploy serve triton_repo --open shared-memory
+      tldeploy serve triton_repo --device cuda    # nothing, if a graph would run on the CPU
       tldeploy serve triton_repo --host 0.0.0.0 --tls server.pem server.key --api-key-file keys.txt
     """
     from tldeploy import environment, serving
@@ -96,6 +100,7 @@ def command(
         max_request_mb=max_request_mb,
         key_file=key_file,
         opened=opened,
+        device=device,
         log=log,
         on_ready=on_ready,
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from tldeploy.devices import Device
 from tldeploy.errors import ServerError
 from tldeploy.tables import aligned
 
@@ -20,6 +21,8 @@ LOGME = (
 )
 
 if TYPE_CHECKING:
+    from click.decorators import FC
+
     from tldeploy.benchmarking.comparison import Comparison
     from tldeploy.benchmarking.gate import Judged
     from tldeploy.exporting.explain import Explained
@@ -28,10 +31,15 @@ if TYPE_CHECKING:
     from tldeploy.tuning.candidates import Candidate
     from tldeploy.tuning.search import Searched
 
+TRAINERS = ("cpu", "cuda")  # what PyTorch trains on
 recipe_argument = click.argument("recipe")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
 no_check_option = click.option("--no-check", is_flag=True, help="Do not try it in a server of its own first.")
 force_option = click.option("--force", is_flag=True, help="Do the work again even if nothing has changed.")
+
+
+def device_option(said: str, devices: Sequence[str] = get_args(Device)) -> Callable[[FC], FC]:
+    return click.option("--device", type=click.Choice(devices), help=said)
 
 
 def wants_json(arguments: Sequence[str]) -> bool:

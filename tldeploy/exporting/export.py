@@ -64,11 +64,12 @@ class _Made:
             runner.close()
 
 
-def export(settings: Export, tuned: Path, folder: Path, inputs: str) -> Manifest:
+def export(settings: Export, tuned: Path, folder: Path, inputs: str, *, there: bool = False) -> Manifest:
     """Write the variants that `settings` names into `folder`, an artifact of kind "export".
 
-    tuned: the artifact of the tune stage. A variant that cannot be made soundly is left out, with the reason in the
-    manifest's decisions. Raises QualityError when fp32 itself is out of tolerance.
+    tuned: the artifact of the tune stage. there: they must be measured on the target. A variant that cannot be made
+    soundly is left out, with the reason in the manifest's decisions. Raises QualityError when fp32 itself is out of
+    tolerance, and MachineError for a target that has to be there and is not.
     """
     parent = artifacts.load(tuned, "tune")
     task = load_task(parent.task, tuned, parent.labels)
@@ -78,7 +79,7 @@ def export(settings: Export, tuned: Path, folder: Path, inputs: str) -> Manifest
     with artifacts.writing(folder) as beside:
         graph = beside / f"{REFERENCE}.onnx"
         export_graph(network, task, graph, settings.opset, metadata(task, parent.sha256, __version__))
-        place = place_for(settings.target, graph)
+        place = place_for(settings.target, graph, there=there)
         source = Source(graph, network, task, calibration, rows, settings)
         with closing(_make_variants(source, place)) as made:
             parities = _parities(tuned, made, task, rows)

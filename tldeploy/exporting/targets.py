@@ -30,8 +30,8 @@ class Place:
     why_not_there: str | None = None
 
 
-def place_for(target: Target, graph: Path) -> Place:
-    """The target's own provider if this machine can run `graph` on it, else the CPU."""
+def place_for(target: Target, graph: Path, *, there: bool = False) -> Place:
+    """The target's own provider if this machine can run `graph` on it, else the CPU; with `there`, MachineError."""
     import onnxruntime
 
     provider = PROVIDERS[target]
@@ -43,4 +43,6 @@ def place_for(target: Target, graph: Path) -> Place:
             open_session(graph, provider)
         except MachineError as error:
             why_not = f"{provider} does not start here: {error.found}"
+    if why_not is not None and there:
+        raise MachineError(f"measure the graphs on {target}", why_not, "see `tldeploy doctor`, or give --target alone")
     return Place(target, provider) if why_not is None else Place(target, PROVIDERS["cpu"], why_not)

@@ -22,10 +22,11 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from tldeploy.devices import preload
 from tldeploy.environment import resident_bytes
 from tldeploy.errors import MachineError
 from tldeploy.progress import progress
-from tldeploy.runtime.session import Provider, open_session, preload
+from tldeploy.runtime.session import Provider, open_session
 
 TURNS = 3
 SEED = 0

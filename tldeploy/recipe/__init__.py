@@ -17,11 +17,12 @@ from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr
 
+from tldeploy.devices import Device
 from tldeploy.errors import RecipeError
 from tldeploy.mistakes import validated
 from tldeploy.recipe.options import Cuda, Metrics, Queue, RateLimit, TensorRT, Tracing
 from tldeploy.recipe.rows import ADAPTATIONS, Adapt, Adaptation, Bin, Data, Fetch, FetchedFile, FetchedImages, Table
-from tldeploy.recipe.serving import ENGINES, VARIANTS, Bench, Deploy, Engine, Export, Variant
+from tldeploy.recipe.serving import ENGINES, ON, VARIANTS, Bench, Deploy, Engine, Export, Variant
 from tldeploy.recipe.tuning import (
     NOT_SEARCHED,
     Backbone,
@@ -134,6 +135,10 @@ class Recipe(Section):
         path = self.folder / relative
         return path.resolve() if ".." in path.parts else path
 
+    def bench_device(self) -> Device:
+        """Where the engines that are not served are measured."""
+        return self.bench.device or ON[self.export.target]
+
     def section(self, *names: str) -> dict[str, Any]:
-        """Some sections as JSON, for fingerprints."""
-        return self.model_dump(mode="json", include=set(names))
+        """Some sections as JSON, for fingerprints: without what only says where, or how fast, the same is computed."""
+        return self.model_dump(mode="json", include=set(names), exclude={"tune": {"device", "compile"}})

@@ -14,7 +14,6 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from tldeploy.recipe.values import Count, Section, no_repeats
 
-Device = Literal["cpu", "cuda", "tensorrt"]
 Precision = Literal["FP32", "FP16", "BF16", "INT8"]
 GpuNumber = Annotated[int, Field(ge=0)]
 ResourceName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]

@@ -6,7 +6,8 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from tldeploy.recipe.options import Cuda, Device, Metrics, Queue, RateLimit, TensorRT, Tracing
+from tldeploy.devices import Device
+from tldeploy.recipe.options import Cuda, Metrics, Queue, RateLimit, TensorRT, Tracing
 from tldeploy.recipe.values import Count, Section, no_repeats
 
 Variant = Literal["fp32", "fused", "int8-dynamic", "int8-static", "int8-weights", "int4-weights", "fp16", "bf16"]
@@ -29,8 +30,10 @@ VARIANTS: tuple[Variant, ...] = get_args(Variant)
 ENGINES: tuple[Engine, ...] = get_args(Engine)
 # OpenVINO has to be installed; shared memory is for a client on the server's machine, which most are not.
 USUAL_ENGINES: tuple[Engine, ...] = ("torch", "onnxruntime", "triton-http", "triton-grpc")
-# TensorRT leaves to CUDA what it cannot do.
-_DEVICES_OF: dict[str, tuple[Device, ...]] = {"cuda": ("cuda", "tensorrt"), "tensorrt": ("tensorrt",)}
+# What computes for each target.
+ON: dict[Target, Device] = {"cpu": "cpu", "cuda": "cuda", "tensorrt": "tensorrt", "openvino": "cpu"}
+# The devices that a section of `deploy` is for: TensorRT leaves to CUDA what it cannot do.
+SECTIONS: dict[str, tuple[Device, ...]] = {"cuda": ("cuda", "tensorrt"), "tensorrt": ("tensorrt",)}
 
 
 class Calibration(Section):
@@ -104,7 +107,7 @@ class Deploy(Section):
     @field_validator("cuda", "tensorrt")
     @classmethod
     def _is_for_the_device(cls, section: Section | None, info: ValidationInfo) -> Section | None:
-        fitting = _DEVICES_OF[str(info.field_name)]
+        fitting = SECTIONS[str(info.field_name)]
         if section is not None and info.data.get("device", fitting[0]) not in fitting:
             raise ValueError(f"expected `device: {'` or `device: '.join(fitting)}` beside it")
         return section
@@ -130,7 +133,8 @@ class Bench(Section):
     seconds: of each concurrency, and of a rate of the Server scenario at least.
     scenarios: what is run besides. query_rows: rows of a MultiStream query. p99_ms: the bound within which the Server
     scenario looks for the highest rate. rates: requests a second that it tries instead of looking. tokens: lengths that
-    texts are cut or repeated to, for comparison with tables that were made with one.
+    texts are cut or repeated to, for comparison with tables that were made with one. device: where the engines that are
+    not served compute, as export.target says unless given.
     """
 
     engines: list[Engine] = Field(default=list(USUAL_ENGINES), min_length=1)
@@ -142,6 +146,7 @@ class Bench(Section):
     p99_ms: float = Field(default=100.0, gt=0)
     rates: list[Rate] | None = Field(default=None, min_length=1)
     tokens: list[Count] = Field(default=[])
+    device: Device | None = None
 
     _engines_once = field_validator("engines")(no_repeats)
     _concurrency_once = field_validator("concurrency")(no_repeats)

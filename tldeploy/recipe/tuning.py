@@ -10,6 +10,7 @@ from tldeploy.recipe.values import Count, Section, Seed, no_repeats
 
 Method = Literal["feature-extraction", "fine-tuning", "lora", "few-shot", "distillation", "from-scratch"]
 Keep = Literal["best", Method]
+TrainedOn = Literal["auto", "cpu", "cuda"]
 
 
 class Backbone(Section):
@@ -85,7 +86,10 @@ class Range(Section):
 
 
 # Settings of `tune` that no trial of a search may change.
-NOT_SEARCHED = {"methods", "keep", "lora", "few_shot", "distillation", "search", "trackers", "quantization_aware"}
+NOT_SEARCHED = {
+    *("methods", "keep", "lora", "few_shot", "distillation", "search", "trackers", "quantization_aware"),
+    *("device", "compile"),
+}
 # Methods that train every layer of the network that is exported, and so can let it learn under rounding.
 QUANTIZABLE: set[Method] = {"fine-tuning", "distillation", "from-scratch"}
 
@@ -130,6 +134,8 @@ class Tune(Section):
     warmup: share of all steps. early_stopping: epochs without a better validation metric before training ends.
     averaging: of weights, over steps (ema) or over the epochs of the second half (swa).
     batch_norm: whether running statistics stay as pretrained, which small batches need.
+    device: auto is a GPU where PyTorch has one. precision: of the products, weights are fp32. compile: by
+    torch.compile, which takes minutes before the first step, and again for each new shape.
     quantization_aware: in training, weights and activations are rounded as int8 will round them.
     """
 
@@ -155,7 +161,9 @@ class Tune(Section):
     batch_norm: Literal["frozen", "train"] = "frozen"
     augmentation: Literal["none", "light", "strong"] = "light"
     mirroring: bool = True
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    device: TrainedOn = "auto"
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
+    compile: bool = False
     gradient_checkpointing: bool = False
     quantization_aware: bool = False
     calibration: bool = True

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from tldeploy.devices import preload
 from tldeploy.environment import usable_cores
 from tldeploy.errors import ArtifactError, MachineError
 
@@ -68,15 +67,6 @@ def open_session(
         found = f"it would leave {', '.join(sorted(left))} to the CPU"
         raise MachineError(asked, found, "leave this variant out, or use the CPU")
     return session
-
-
-def preload(provider: Provider) -> None:
-    """Load the libraries that a provider needs from where pip puts them, in a process that has not imported torch."""
-    import onnxruntime
-
-    if provider != "CPUExecutionProvider":
-        with contextlib.redirect_stdout(io.StringIO()):  # on which it tells what it does not find
-            onnxruntime.preload_dlls()
 
 
 def compute_on_the_cpu(session: InferenceSession) -> set[str]:

@@ -9,6 +9,7 @@ fitting/         how a model is best run on this machine, by measuring
 lint/            what is wrong with anybody's repository
 tokenize_step.py the served tokenizing step; backends/ holds the server's Python backend for ONNX graphs
 home.py          where tritonserver is, built from the pip wheel when there is none
+placement.py     whether this machine has what the graphs of a repository run on
 server.py        start it with flags.py, and stop it; process.py and warden.py see that it never outlives us
 watch.py         replaces workers that die or hang (workers.py); log.py reads what the server says
 gate.py          what stands before a server that others can reach; envoy.py tells Envoy to be that

@@ -13,7 +13,8 @@ from tldeploy.recipe import Cuda, Deploy, TensorRT
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-    from tldeploy.recipe.options import Device, Precision
+    from tldeploy.devices import Device
+    from tldeploy.recipe.options import Precision
     from tldeploy.triton.config import Tensor
 
 MIB = 2**20

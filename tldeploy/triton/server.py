@@ -1,7 +1,7 @@
 """A running Triton server: started, watched, asked for real answers, and stopped.
 
 `with Server(repository) as server:` goes through these stages; each failure is a ServerError that says what to do:
-1. a publication that was cut off is finished, there is something to serve, and its files have the recorded hashes;
+1. a publication that was cut off is finished, what is to be served suits the machine (placement.py), hashes are right;
 2. the ports are free: Triton itself would notice only after loading every model;
 3. `tritonserver` is started through a warden (process.py), in a session of its own, so that Ctrl-C reaches only us;
 4. it is ready, and the one that answers is ours; it has not died, and it has not hung;
@@ -47,10 +47,11 @@ from tldeploy.triton.gate import Gate, is_loopback, opened_gate
 from tldeploy.triton.home import locate
 from tldeploy.triton.keeping import check_served
 from tldeploy.triton.log import causes, last_events
+from tldeploy.triton.placement import check_servable
 from tldeploy.triton.process import Log, Process
 from tldeploy.triton.repository import Publication, all_published, check_path, golden
 from tldeploy.triton.server_options import server_options
-from tldeploy.triton.transaction import CONFIG_FILE, alone_with, can_hold_off
+from tldeploy.triton.transaction import alone_with, can_hold_off
 from tldeploy.triton.watch import Watch
 from tldeploy.triton.workers import Workers
 
@@ -128,8 +129,7 @@ class Server:
     def __enter__(self) -> Server:
         check_path(self.repository)
         self.published = all_published(self.repository)
-        if not any(self.repository.glob(f"*/{CONFIG_FILE}")):
-            raise ServerError(f"serve {self.repository}", "no model is in it", "publish one with `tldeploy deploy`")
+        check_servable(self.repository, self.published)
         self._take_ports()
         try:
             if self.follows:

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from tldeploy.recipe import Tune
 from tldeploy.tuning.augmentation import augment
+from tldeploy.tuning.device import device
 from tldeploy.tuning.job import Part
 from tldeploy.tuning.order import EpochBatches, Key
 
@@ -29,7 +30,7 @@ class Batches(DataLoader[Batch]):
             _Keys(),  # type: ignore[arg-type]
             batch_sampler=order,
             collate_fn=collate(part, settings),
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=device().type == "cuda",
         )
 
     def set_epoch(self, epoch: int) -> None:

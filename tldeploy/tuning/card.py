@@ -47,7 +47,7 @@ def model_card(manifest: Manifest, settings: Tune, counts: Counts) -> str:
 
 def is_about_rows(choice: Choice) -> bool:
     """Whether it is a finding about the rows, and no choice between methods."""
-    return choice.about not in {"method", "source-only", "temperature"} and choice.value != IMPOSSIBLE
+    return choice.about not in {"method", "source-only", "temperature", "device"} and choice.value != IMPOSSIBLE
 
 
 def _header(manifest: Manifest) -> str:

@@ -1,38 +1,79 @@
-"""How exactly training computes: what the recipe asks for, and what this machine can do."""
+"""How training computes: what the recipe asks for, and what this machine can do."""
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from transformers.utils.import_utils import enable_tf32
 
 from tldeploy.backbones.network import Network
 from tldeploy.errors import MachineError, RecipeError
 from tldeploy.recipe import Tune
+from tldeploy.tuning.device import device
 
 
 def arguments(settings: Tune) -> dict[str, Any]:
-    """What TrainingArguments calls it. Weights stay fp32; bf16 and fp16 are for what is computed from them.
+    """What TrainingArguments calls it. Weights stay fp32; bf16, fp16 and tf32 are for what is computed from them.
 
-    auto: bf16 where a GPU supports it, else fp32, on a GPU with TF32 where that is there. Raises MachineError.
+    auto: bf16 where a GPU supports it, and what is left of fp32 in TF32; else fp32. Raises MachineError.
     """
-    cuda, asked = torch.cuda.is_available(), settings.precision
-    bf16_gpu = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
-    if asked == "fp16" and not cuda:
-        found = "tune.precision is fp16, which needs a CUDA GPU, and there is none"
-        raise MachineError("train in fp16", found, "set tune.precision to auto, or run it on a GPU")
-    if asked == "bf16" and cuda and not bf16_gpu:
-        found = f"tune.precision is bf16, which {torch.cuda.get_device_name()} does not have"
-        raise MachineError("train in bf16", found, "set tune.precision to auto or fp16")
-    bf16 = asked == "bf16" or (asked == "auto" and bf16_gpu)
+    cuda, asked = device().type == "cuda", settings.precision
     # Ampere, the first to know bf16, is the first to know TF32.
-    return {"use_cpu": not cuda, "bf16": bf16, "fp16": asked == "fp16", "tf32": True if bf16_gpu and bf16 else None}
+    ampere = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+    if asked in {"fp16", "tf32"} and not cuda:
+        found = f"tune.precision is {asked}, which needs a CUDA GPU, and it is the CPU that trains"
+        raise MachineError(f"train in {asked}", found, "set tune.precision to auto, or run it on a GPU")
+    if asked in {"bf16", "tf32"} and cuda and not ampere:
+        found = f"tune.precision is {asked}, which {torch.cuda.get_device_name()} does not have"
+        raise MachineError(f"train in {asked}", found, "set tune.precision to auto or fp16")
+    bf16 = asked == "bf16" or (asked == "auto" and ampere)
+    tf32 = bf16 or asked == "tf32"
+    return {"use_cpu": not cuda, "bf16": bf16, "fp16": asked == "fp16", "tf32": tf32 if ampere else None}
 
 
 def name(found: dict[str, Any]) -> str:
-    return "bf16" if found["bf16"] else "fp16" if found["fp16"] else "fp32"
+    return next((kind for kind in ("bf16", "fp16", "tf32") if found[kind]), "fp32")
+
+
+@contextmanager
+def products(how: dict[str, Any]) -> Iterator[None]:
+    """Inside the block products of fp32 numbers are in TF32 or in fp32, as `how` says; afterwards as before."""
+    before = torch.backends.fp32_precision  # type: ignore[attr-defined]
+    if how["tf32"] is not None:
+        enable_tf32(how["tf32"])
+    try:
+        yield
+    finally:
+        torch.backends.fp32_precision = before  # type: ignore[attr-defined]
+
+
+@contextmanager
+def compiled(settings: Tune) -> Iterator[None]:
+    """Inside the block the network may be compiled by torch.compile, if the recipe asks for it.
+
+    Raises MachineError where that is not possible here.
+    """
+    if not settings.compile:
+        yield
+        return
+    asked, fix = "compile the network with torch.compile", "install it (`apt-get install g++`), or set it to false"
+    compiler = os.environ.get("CXX", "g++")
+    if device().type == "cpu" and shutil.which(compiler) is None:
+        raise MachineError(asked, f"tune.compile is true, and there is no C++ compiler {compiler}", fix)
+    try:
+        yield
+    except Exception as error:  # dynamo's and inductor's share no base class
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        found = " ".join(str(error).split())[:300]
+        raise MachineError(asked, found, "set tune.compile to false") from error
+    finally:
+        torch.compiler.reset()
 
 
 @contextmanager

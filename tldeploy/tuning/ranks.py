@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 
+from tldeploy.tuning.device import device
+
 # How long the others wait for work that the first one does alone, such as feature extraction.
 PATIENCE = timedelta(hours=24)
 
@@ -38,10 +40,11 @@ def together() -> Iterator[None]:
     if group.is_initialized():
         yield
         return
-    if torch.cuda.is_available():
+    cuda = device().type == "cuda"
+    if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     # Gloo beside NCCL: what we send ourselves are numbers on the CPU.
-    group.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    group.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
     try:
         yield
     finally:

@@ -91,6 +91,8 @@ def train(
     steps = -(-len(order) // settings.accumulation) * settings.epochs
     with (
         ranks.together(),
+        precision.products(how),
+        precision.compiled(settings),
         learners(network, settings) as learning,
         precision.checkpointed(network, settings),
         rounding(network, settings),
@@ -121,6 +123,8 @@ def train(
     network.eval()
     details: dict[str, Any] = {"steps": len(memory.losses), "mean_loss": mean_loss, **counts}
     details["precision"] = precision.name(how)
+    if settings.compile:
+        details["compiled"] = True
     if settings.quantization_aware:
         details["quantization_aware"] = True
     if settings.early_stopping is not None and memory.best_epoch:
@@ -177,6 +181,7 @@ def _arguments(settings: Tune, how: dict[str, Any], scratch: Path, tracked: bool
         logging_steps=10,
         report_to=[],
         disable_tqdm=True,
+        torch_compile=settings.compile,
         **how,
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are for several processes, not for DataParallel

@@ -40,6 +40,7 @@ from tldeploy.tuning import ranks
 from tldeploy.tuning.adaptation.adapt import about_target, adapt, distance
 from tldeploy.tuning.calibrate import calibrate, words
 from tldeploy.tuning.card import CARD, model_card
+from tldeploy.tuning.device import chosen
 from tldeploy.tuning.distillation import distillation
 from tldeploy.tuning.features import feature_extraction, weights_fingerprint
 from tldeploy.tuning.few_shot import few_shot
@@ -150,7 +151,7 @@ def _lead(recipe: Recipe, folder: Path, inputs: str, parents: dict[str, str]) ->
             labels=splits.labels,
             preprocessing=task.preprocessing,
             metrics=measured,
-            decisions=[*decisions, *about_rows],
+            decisions=[*decisions, chosen(), *about_rows],
             environment=environment.describe(),
             parents=parents,
             details=details,

@@ -58,8 +58,9 @@ def train_jointly(
     lowered = torch.autocast(device.type, dtype, enabled=how["fp16"] or how["bf16"])
     scaler = torch.amp.GradScaler(device.type, enabled=how["fp16"])
     total = 0.0
-    devices = list(range(torch.cuda.device_count()))
+    devices = list(range(torch.cuda.device_count())) if device.type == "cuda" else []
     with (
+        precision.products(how),
         torch.random.fork_rng(devices),
         learners(network, settings) as which,
         rounding(network, settings),

@@ -1,0 +1,152 @@
+"""`--device` on a machine without a GPU: each verb says in one message what is missing, and does nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.drivers import without_gpu
+from tests.tiny_project import RECIPE, write_project
+from tldeploy import artifacts, pipeline
+from tldeploy.cli import execute
+from tldeploy.errors import ArtifactError, UsageError
+from tldeploy.pipeline.places import to_serve
+from tldeploy.recipe import Cuda, Deploy, Recipe, TensorRT
+
+QUICK = RECIPE.replace("tune:\n", "tune:\n  methods: [feature-extraction]\n").replace(
+    "deploy:\n", "export:\n  variants: [fp32]\ndeploy:\n"
+)
+
+pytestmark = without_gpu
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tuned, exported and published: all of it current."""
+    folder = write_project(tmp_path_factory.mktemp("device") / "tiny")
+    (folder / "recipe.yaml").write_text(QUICK)
+    pipeline.tune(folder)
+    pipeline.export(folder)
+    pipeline.deploy(folder, check=False)
+    return folder
+
+
+def written(folder: Path) -> dict[str, tuple[int, int]]:
+    found = {path: path.stat() for path in folder.rglob("*")}
+    return {str(path): (stat.st_mtime_ns, stat.st_size) for path, stat in found.items()}
+
+
+@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+@pytest.mark.parametrize("verb", ["tune", "export", "deploy", "bench", "run"])
+def test_a_stage_is_refused_although_its_artifact_is_current(
+    verb: str, device: str, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if (verb, device) == ("tune", "tensorrt"):
+        pytest.skip("training is on cpu or cuda")
+    before = written(project)
+    assert execute([verb, str(project), "--device", device, "--json"]) == 6
+    shown = capsys.readouterr()
+    error = json.loads(shown.out.splitlines()[-1])
+    assert error["error"] == "MachineError"
+    assert error["asked"].startswith(f"{'tune' if verb == 'run' else verb} tiny on ")
+    assert "NVIDIA driver" in error["found"]
+    assert "--device cpu" in error["fix"]
+    assert ("--no-check" in error["fix"]) == (verb == "deploy")
+    assert shown.err.count("error: ") == 1
+    assert written(project) == before
+
+
+@pytest.mark.parametrize("verb", [["search"], ["find-rate"], ["rank"]])
+def test_what_trains_or_runs_networks_is_refused_before_rows_are_read(
+    verb: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    rest = ["bert"] if verb == ["rank"] else []
+    assert execute([*verb, str(tmp_path), *rest, "--device", "cuda"]) == 6
+    assert "NVIDIA driver" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "old", "new"),
+    [
+        ("tune", "  epochs: 2", "  device: cuda\n  epochs: 2"),
+        ("deploy", "deploy:\n", "deploy:\n  device: cuda\n"),
+        ("bench", "bench:\n", "bench:\n  device: tensorrt\n"),
+        ("bench", "export:\n", "export:\n  target: cuda\n"),
+        ("run", "bench:\n", "bench:\n  device: cuda\n"),
+    ],
+)
+def test_a_recipe_that_says_it_is_refused_likewise(
+    verb: str, old: str, new: str, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert old in QUICK
+    (project / "recipe.yaml").write_text(QUICK.replace(old, new))
+    before = written(project)
+    try:
+        assert execute([verb, str(project)]) == 6
+        assert "NVIDIA driver" in capsys.readouterr().err
+        assert written(project) == before
+    finally:
+        (project / "recipe.yaml").write_text(QUICK)
+
+
+def test_the_cpu_may_be_asked_for_and_changes_nothing(project: Path) -> None:
+    assert pipeline.tune(project, device="cpu").skipped
+    assert pipeline.export(project, device="cpu").skipped
+    assert pipeline.deploy(project, check=False, device="cpu").skipped
+
+
+def test_where_and_how_fast_it_was_trained_makes_no_artifact_stale(project: Path) -> None:
+    recipe = Recipe.load(project)
+    for change in ({"device": "cpu"}, {"compile": True}):
+        assert pipeline.tune(recipe.model_copy(update={"tune": recipe.tune.model_copy(update=change)})).skipped
+    tuned = artifacts.load(project / "tuned", "tune")
+    assert next(choice for choice in tuned.decisions if choice.about == "device").value == "cpu"
+
+
+def test_a_version_may_be_published_for_a_machine_with_a_gpu(project: Path) -> None:
+    other = Recipe.load(project)
+    other = other.model_copy(update={"deploy": other.deploy.model_copy(update={"repository": "gpu_repo"})})
+    outcome = pipeline.deploy(other, check=False, device="cuda")
+    text = (project / "gpu_repo" / "tiny.graph" / "config.pbtxt").read_text()
+    assert "kind: KIND_GPU" in text
+    assert not outcome.manifest.details["checked"]
+    assert pipeline.deploy(other, check=False, device="cuda").skipped
+
+
+def test_settings_of_another_device_do_not_count(project: Path) -> None:
+    recipe = Recipe.load(project)
+    both = Deploy(device="tensorrt", cuda=Cuda(gpus=[1]), tensorrt=TensorRT(precision="FP16"))
+    recipe = recipe.model_copy(update={"deploy": both})
+    on_cuda = to_serve(recipe, "cuda", "cpu", here=False).deploy
+    assert (on_cuda.device, on_cuda.cuda, on_cuda.tensorrt) == ("cuda", both.cuda, None)
+    on_cpu = to_serve(recipe, "cpu", "cuda", here=True).deploy
+    assert (on_cpu.device, on_cpu.cuda, on_cpu.tensorrt) == ("cpu", None, None)
+    assert to_serve(recipe, None, "cpu", here=False) is recipe
+
+
+def test_a_graph_without_kernels_there_is_not_published(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = artifacts.read(project / "onnx", "export")
+    int8 = manifest.model_copy(update={"details": {**manifest.details, "chosen": "int8-dynamic"}})
+    monkeypatch.setattr(artifacts, "read", lambda folder, kind: int8)
+    with pytest.raises(ArtifactError) as caught:
+        pipeline.deploy(project, check=False, device="cuda")
+    assert "int8-dynamic, which was chosen for cpu, has operators that cuda has no kernels for" in caught.value.found
+    assert caught.value.fix == f"run `tldeploy export {project} --device cuda` first"
+
+
+def test_a_device_and_a_target_that_is_another_are_wrong_usage(project: Path) -> None:
+    with pytest.raises(UsageError, match="both --device cuda and --target cpu"):
+        pipeline.export(project, device="cuda", target="cpu")
+
+
+def test_a_target_alone_is_made_for_and_not_measured(project: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(project, tmp_path / "tiny")
+    outcome = pipeline.export(folder, target="cuda")
+    said = next(choice for choice in outcome.manifest.decisions if choice.about == "speed on cuda")
+    assert said.value == "not measured"
+    assert execute(["deploy", str(folder)]) == 6, "what runs a graph follows from its export"
