@@ -14,7 +14,7 @@ from tests.tiny_project import RECIPE
 from tldeploy import artifacts, engines
 from tldeploy.data.rows import Rows
 from tldeploy.devices import Device, lacking
-from tldeploy.errors import MachineError, RecipeError
+from tldeploy.errors import ArtifactError, MachineError, RecipeError
 from tldeploy.recipe import ENGINES, Bench, Recipe
 
 
@@ -72,6 +72,19 @@ def test_engines_that_do_not_compute_on_the_device_are_refused(
     assert "leave " in caught.value.fix
 
 
+def test_graphs_that_would_compute_on_the_cpu_are_refused_on_a_gpu(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, ["onnxruntime"])
+    exported = artifacts.load(tmp_path / "onnx", "export")
+    on_cuda = recipe.model_copy(update={"bench": recipe.bench.model_copy(update={"device": "cuda"})})
+    match = "bench onnxruntime int8-dynamic on cuda: cuda has no kernels for some of their .* exported for cpu"
+    with pytest.raises(ArtifactError, match=match) as caught, engines.opened(on_cuda, exported):
+        raise AssertionError("it was opened")
+    assert caught.value.fix.startswith("run `tldeploy export --target cuda` first")
+    engines.check_graphs(exported, "cpu")
+    deleted = exported.model_copy(update={"details": {"variants": [{"name": "int8-static", "file": None}]}})
+    engines.check_graphs(deleted, "cuda")
+
+
 def test_all_engines_but_those_compute_on_every_device() -> None:
     both = [engine for engine in ENGINES if not engine.startswith("openvino") and engine != "torch-fp16"]
     for device in get_args(Device):
@@ -82,7 +95,7 @@ def test_all_engines_but_those_compute_on_every_device() -> None:
 def test_on_a_machine_without_a_gpu_no_engine_is_run_on_the_cpu_instead(engine: str, tmp_path: Path) -> None:
     if lacking("cuda", ["torch", "onnxruntime"]) is None:
         pytest.skip("there is a GPU")
-    recipe = recipe_of(tmp_path, [engine])
+    recipe = recipe_of(tmp_path, [engine], variants=[{"name": "fp32", "file": "fp32.onnx"}])
     on_cuda = recipe.model_copy(update={"bench": recipe.bench.model_copy(update={"device": "cuda"})})
     with (
         pytest.raises(MachineError) as caught,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tldeploy.artifacts import Manifest, fingerprint
-from tldeploy.errors import RecipeError
+from tldeploy.errors import ArtifactError, RecipeError
 from tldeploy.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -42,6 +42,12 @@ LOCAL = {
 # Those that do not compute on every device, and why.
 ONLY_ON_A_GPU = {"torch-fp16": "hardly any CPU has instructions for fp16"}
 ONLY_ON_THE_CPU = dict.fromkeys(("openvino", "openvino-int8"), "of NVIDIA's GPUs OpenVINO knows none")
+# Variants with operators that a device has no kernels for: onnxruntime would compute these on the CPU.
+WITHOUT_KERNELS: dict[Device, set[str]] = {
+    "cpu": {"bf16"},
+    "cuda": {"int8-dynamic", "int8-static"},
+    "tensorrt": {"int8-dynamic", "int8-weights", "int4-weights"},
+}
 
 
 def artifacts_behind(recipe: Recipe) -> list[tuple[str, Path]]:
@@ -63,14 +69,17 @@ def _served(recipe: Recipe) -> list[tuple[Protocol, bool]]:
 def opened(recipe: Recipe, exported: Manifest) -> Iterator[list[Runner]]:
     """Every engine that the recipe benches, open; the served ones by a private server on free ports.
 
-    The others compute on the recipe's `bench_device`. Raises RecipeError for those that cannot, MachineError for a
-    package or a compiler that one of them needs, and whatever error opening one raises.
+    The others compute on the recipe's `bench_device`. Raises RecipeError for those that cannot, ArtifactError for
+    graphs that cannot, MachineError for a package or a compiler that one of them needs, and whatever error opening one
+    raises.
     """
     from tldeploy.measuring.isolated import Isolated
     from tldeploy.tasks import load_task
 
     device = recipe.bench_device()
     check(recipe.bench.engines, device)
+    if "onnxruntime" in recipe.bench.engines:
+        check_graphs(exported, device)
     folder = recipe.path("onnx")
     task = load_task(exported.task, folder, exported.labels)
     with contextlib.ExitStack() as stack:
@@ -91,6 +100,16 @@ def check(wanted: Iterable[str], device: Device) -> None:
         names, reasons = ", ".join(found), "; ".join(dict.fromkeys(misfits[engine] for engine in found))
         fix = f"leave {names} out of bench.engines, or set bench.device: {'cuda' if device == 'cpu' else 'cpu'}"
         raise RecipeError(f"bench {names} on {device}", reasons, fix)
+
+
+def check_graphs(exported: Manifest, device: Device) -> None:
+    """Raises ArtifactError for variants that were exported for something else, and cannot compute on the device."""
+    there = [variant["name"] for variant in exported.details["variants"] if variant["file"]]
+    if found := [name for name in there if name in WITHOUT_KERNELS[device]]:
+        names, target = ", ".join(found), exported.details.get("target", "cpu")
+        reason = f"{device} has no kernels for some of their operators; they were exported for {target}"
+        fix = f"run `tldeploy export --target {device}` first, or bench them on what they were made for"
+        raise ArtifactError(f"bench onnxruntime {names} on {device}", reason, fix)
 
 
 def session_of(exported: Manifest, variant: str, device: Device) -> dict[str, Any]:
