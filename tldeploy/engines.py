@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tldeploy.artifacts import Manifest, fingerprint
+from tldeploy.errors import ArtifactError, RecipeError
 from tldeploy.recipe import Recipe
 
 if TYPE_CHECKING:
+    from tldeploy.devices import Device
     from tldeploy.runtime import Runner
     from tldeploy.tasks.classification import Classification
 
@@ -30,11 +32,21 @@ SERVED: dict[str, tuple[Protocol, bool]] = {
 # The class of each of the others, which its own process imports.
 LOCAL = {
     "torch": "tldeploy.runtime.pytorch:TorchRunner",
-    "torch-bf16": "tldeploy.runtime.pytorch_bf16:TorchBf16Runner",
+    "torch-bf16": "tldeploy.runtime.pytorch_half:TorchBf16Runner",
+    "torch-fp16": "tldeploy.runtime.pytorch_half:TorchFp16Runner",
     "torch-compile": "tldeploy.runtime.pytorch_compiled:TorchCompileRunner",
     "onnxruntime": "tldeploy.runtime.onnx:OnnxRunner",
     "openvino": "tldeploy.runtime.openvino:OpenVinoRunner",
     "openvino-int8": "tldeploy.runtime.openvino:OpenVinoRunner",
+}
+# Those that do not compute on every device, and why.
+ONLY_ON_A_GPU = {"torch-fp16": "hardly any CPU has instructions for fp16"}
+ONLY_ON_THE_CPU = dict.fromkeys(("openvino", "openvino-int8"), "of NVIDIA's GPUs OpenVINO knows none")
+# Variants with operators that a device has no kernels for: onnxruntime would compute these on the CPU.
+WITHOUT_KERNELS: dict[Device, set[str]] = {
+    "cpu": {"bf16"},
+    "cuda": {"int8-dynamic", "int8-static"},
+    "tensorrt": {"int8-dynamic", "int8-weights", "int4-weights"},
 }
 
 
@@ -57,21 +69,56 @@ def _served(recipe: Recipe) -> list[tuple[Protocol, bool]]:
 def opened(recipe: Recipe, exported: Manifest) -> Iterator[list[Runner]]:
     """Every engine that the recipe benches, open; the served ones by a private server on free ports.
 
-    Raises MachineError for a package or a compiler that one of them needs, and whatever error opening one raises.
+    The others compute on the recipe's `bench_device`. Raises RecipeError for those that cannot, ArtifactError for
+    graphs that cannot, MachineError for a package or a compiler that one of them needs, and whatever error opening one
+    raises.
     """
     from tldeploy.measuring.isolated import Isolated
     from tldeploy.tasks import load_task
 
+    device = recipe.bench_device()
+    check(recipe.bench.engines, device)
+    if "onnxruntime" in recipe.bench.engines:
+        check_graphs(exported, device)
     folder = recipe.path("onnx")
     task = load_task(exported.task, folder, exported.labels)
     with contextlib.ExitStack() as stack:
         runners: list[Runner] = []
         for engine, model in _models(recipe, exported, task):
-            runners.append(Isolated(engine, LOCAL[engine], model, task, folder))
+            settings = session_of(exported, model.stem, device) if engine == "onnxruntime" else {}
+            runners.append(Isolated(engine, LOCAL[engine], model, task, folder, device, **settings))
             stack.callback(runners[-1].close)
         if served := _served(recipe):
             runners += stack.enter_context(_asked_of_a_server(recipe, served))
         yield runners
+
+
+def check(wanted: Iterable[str], device: Device) -> None:
+    """Raises RecipeError for engines that do not compute on the device."""
+    misfits = ONLY_ON_A_GPU if device == "cpu" else ONLY_ON_THE_CPU
+    if found := [engine for engine in wanted if engine in misfits]:
+        names, reasons = ", ".join(found), "; ".join(dict.fromkeys(misfits[engine] for engine in found))
+        fix = f"leave {names} out of bench.engines, or set bench.device: {'cuda' if device == 'cpu' else 'cpu'}"
+        raise RecipeError(f"bench {names} on {device}", reasons, fix)
+
+
+def check_graphs(exported: Manifest, device: Device) -> None:
+    """Raises ArtifactError for variants that were exported for something else, and cannot compute on the device."""
+    there = [variant["name"] for variant in exported.details["variants"] if variant["file"]]
+    if found := [name for name in there if name in WITHOUT_KERNELS[device]]:
+        names, target = ", ".join(found), exported.details.get("target", "cpu")
+        reason = f"{device} has no kernels for some of their operators; they were exported for {target}"
+        fix = f"run `tldeploy export --target {device}` first, or bench them on what they were made for"
+        raise ArtifactError(f"bench onnxruntime {names} on {device}", reason, fix)
+
+
+def session_of(exported: Manifest, variant: str, device: Device) -> dict[str, Any]:
+    """How the export found that a variant's session is fastest there (exporting/sessions.py); nothing where it has not
+    looked."""
+    found = exported.details.get("session")
+    if found is None or (found["variant"], found["device"]) != (variant, device):
+        return {}
+    return {"options": found["options"], "memory": found["memory"]}
 
 
 def _models(recipe: Recipe, exported: Manifest, task: Classification) -> Iterator[tuple[str, Path]]:

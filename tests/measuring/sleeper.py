@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tldeploy.devices import Device
 from tldeploy.errors import QualityError
 from tldeploy.runtime.local import Local
 from tldeploy.tasks.classification import Classification, Row
@@ -25,10 +26,10 @@ class Sleeper(Local):
     """
 
     name = "sleeper"
-    provider = "nobody"
 
-    def __init__(self, model: Path, task: Classification) -> None:
+    def __init__(self, model: Path, task: Classification, device: Device, **settings: str) -> None:
         super().__init__(task, [model])
+        self.provider = ", ".join([device, *(f"{name} {value}" for name, value in settings.items())])
         self.seconds = float(model.read_text(encoding="ascii"))
         print("what libraries print when they are imported")
 

@@ -59,6 +59,30 @@ def test_it_answers_what_the_same_runner_answers_in_this_process(tiny_export: Pa
         np.testing.assert_array_equal(*run.probabilities)
 
 
+def test_the_device_and_the_settings_reach_the_runner(tmp_path: Path) -> None:
+    write_job(tmp_path, rows=3)
+    model = tmp_path / "seconds.txt"
+    model.write_text("0", encoding="ascii")
+    exported = tmp_path / "onnx"
+    task = load_task("text-classification", exported, LABELS)
+    kind = "tests.measuring.sleeper:Sleeper"
+    with closing(Isolated("sleeper", kind, model, task, exported, "tensorrt", bed="soft", light="off")) as runner:
+        assert runner.provider == "tensorrt, bed soft, light off"
+
+
+def test_a_session_with_memory_of_its_own_answers_the_same(tiny_export: Path) -> None:
+    task, graph = load_task("text-classification", tiny_export, LABELS), tiny_export / "fp32.onnx"
+    runner = "tldeploy.runtime.onnx:OnnxRunner"
+    with (
+        closing(OnnxRunner(graph, task)) as here,
+        closing(Isolated("onnxruntime", runner, graph, task, tiny_export, memory="bound")) as bound,
+    ):
+        assert bound.provider == "CPUExecutionProvider, bound"
+        run = single_stream([here, bound], ROWS, 3, "test")
+        np.testing.assert_allclose(*run.probabilities, atol=1e-6)
+        assert closed_loop([bound], ROWS, [4], 0.06, "test").completed.min() >= 4
+
+
 def test_latencies_follow_the_rows_that_they_belong_to_beside_an_engine_of_this_process(runner: Isolated) -> None:
     run = single_stream([Engine("here", lambda number: 0), runner], NUMBERS, 3, "test")
     assert run.engines == ("here", "sleeper")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,6 +59,38 @@ def test_shapes_beyond_those_that_have_memory_are_answered_without(
     for texts in ([TEXTS[0]], TEXTS, TEXTS[:2], [TEXTS[5]]):
         np.testing.assert_allclose(graph.run(encoded(tiny_export, texts)), expected(tiny_export, texts), atol=1e-6)
     assert len(graph._bound) == 1
+
+
+class Watched:
+    """A session that writes down which thread runs it."""
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self.threads: list[int] = []
+
+    def io_binding(self) -> Any:
+        return self.session.io_binding()
+
+    def run_with_iobinding(self, binding: Any, options: Any) -> None:
+        self.threads.append(threading.get_ident())
+        self.session.run_with_iobinding(binding, options)
+
+
+def test_what_is_captured_is_run_by_one_thread_whoever_asks(tiny_export: Path) -> None:
+    """The CPU captures nothing, and heeds no number of a graph; but onnxruntime is asked as on a GPU."""
+    watched = Watched(open_session(tiny_export / "fp32.onnx"))
+    graph = BoundGraph(watched, "probabilities", 3, device="cpu", captures=True)  # type: ignore[arg-type]
+    for text in TEXTS:
+        graph.run(encoded(tiny_export, [text]))
+    assert set(watched.threads) == {threading.get_ident()}, "nobody else asks: nothing is handed over"
+    watched.threads.clear()
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda text: graph.run(encoded(tiny_export, [text]))[0], TEXTS * 8))
+    graph.run(encoded(tiny_export, TEXTS))
+    (one,) = set(watched.threads)
+    assert one != threading.get_ident()
+    wanted = [expected(tiny_export, [text])[0] for text in TEXTS]
+    np.testing.assert_allclose(answers, wanted * 8, atol=1e-6)
 
 
 def test_threads_get_their_own_answers(graph: BoundGraph, tiny_export: Path) -> None:

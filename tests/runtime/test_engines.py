@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from tests.exporting.tiny_source import image_source, text_source
+from tldeploy.devices import Device, lacking
 from tldeploy.errors import ArtifactError, MachineError
 from tldeploy.exporting.source import Source
 from tldeploy.measuring.isolated import Isolated
@@ -19,7 +21,8 @@ from tldeploy.measuring.scenarios import closed_loop, single_stream
 from tldeploy.runtime.nncf_int8 import quantize
 from tldeploy.runtime.openvino import OpenVinoRunner
 from tldeploy.runtime.pytorch import TorchRunner
-from tldeploy.runtime.pytorch_bf16 import TorchBf16Runner
+from tldeploy.runtime.pytorch_compiled import TorchCompileRunner
+from tldeploy.runtime.pytorch_half import TorchBf16Runner, TorchFp16Runner, narrow
 
 COMPILED = "tldeploy.runtime.pytorch_compiled:TorchCompileRunner"
 
@@ -65,6 +68,36 @@ def test_bf16_answers_as_eager_does_but_for_its_three_digits(source: Source, eag
     expected = eager.predict(rows)
     assert 0 < np.abs(answers - expected).max() < 0.03
     assert agreement(answers, expected) >= 0.98
+
+
+def test_fp16_answers_as_eager_does_but_for_its_three_digits(source: Source, eager: TorchRunner) -> None:
+    """On the CPU, which no engine does: it computes the same, slowly."""
+    with closing(TorchRunner(source.graph.parent, source.task)) as runner:
+        narrow(runner._network.backbone, torch.float16)
+        assert {weights.dtype for weights in runner._network.backbone.parameters()} == {torch.float16}
+        assert {weights.dtype for weights in runner._network.head.parameters()} == {torch.float32}
+        answers = runner.predict(source.validation.inputs)
+    np.testing.assert_allclose(answers.sum(axis=1), 1, atol=1e-6)
+    assert 0 < np.abs(answers - eager.predict(source.validation.inputs)).max() < 0.005
+
+
+def test_fp16_is_refused_on_the_cpu_and_openvino_on_a_gpu(text: Source) -> None:
+    with pytest.raises(MachineError, match="run torch fp16 on the CPU: hardly any CPU has instructions"):
+        TorchFp16Runner(text.graph.parent, text.task, "cpu")
+    with pytest.raises(MachineError, match="run OpenVINO on cuda: of NVIDIA's GPUs it knows none"):
+        OpenVinoRunner(text.graph, text.task, "cuda")
+
+
+@pytest.mark.parametrize("kind", [TorchRunner, TorchBf16Runner, TorchFp16Runner, TorchCompileRunner])
+@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+def test_pytorch_on_a_gpu_that_is_not_there_is_one_clear_error(
+    text: Source, kind: type[TorchRunner], device: Device
+) -> None:
+    if (lack := lacking("cuda", ["torch"])) is None:
+        pytest.skip("there is a GPU")
+    with pytest.raises(MachineError) as caught:
+        kind(text.graph.parent, text.task, device)
+    assert (caught.value.asked, caught.value.found) == (f"run {kind.name} on cuda", lack.found)
 
 
 @pytest.mark.proof

@@ -10,8 +10,15 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
+from tldeploy.devices import preload
 from tldeploy.errors import MachineError
-from tldeploy.runtime.session import compute_on_the_cpu, missing_library, open_session, preload
+from tldeploy.runtime.session import (
+    compute_on_the_cpu,
+    missing_library,
+    open_session,
+    precisions_of,
+    providers_for,
+)
 
 
 def recorded(model: Path) -> onnxruntime.InferenceSession:
@@ -37,6 +44,41 @@ def test_arithmetic_on_shapes_is_no_computation(tmp_path: Path) -> None:
     )
     onnx.save(model, tmp_path / "shapes.onnx")
     assert compute_on_the_cpu(recorded(tmp_path / "shapes.onnx")) == set()
+
+
+def test_fp32_is_fp32_and_open_shapes_are_not_searched_unless_a_caller_says_so(tiny_export: Path) -> None:
+    graph = tiny_export / "fp32.onnx"
+    exact = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+    assert providers_for(graph, "CUDAExecutionProvider", {}) == [("CUDAExecutionProvider", exact)]
+    asked = {"use_tf32": "1", "enable_cuda_graph": "1"}
+    assert providers_for(graph, "CUDAExecutionProvider", asked) == [("CUDAExecutionProvider", {**exact, **asked})]
+    assert providers_for(graph, "CPUExecutionProvider", {}) == [("CPUExecutionProvider", {})]
+
+
+def test_tensorrt_leaves_to_cuda_what_it_cannot_do_and_may_compute_as_the_graph_says(tiny_export: Path) -> None:
+    asked = {"trt_builder_optimization_level": "5"}
+    first, second = providers_for(tiny_export / "fp32.onnx", "TensorrtExecutionProvider", asked)
+    assert first == ("TensorrtExecutionProvider", asked)
+    assert second == ("CUDAExecutionProvider", {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"})
+
+
+@pytest.mark.parametrize(
+    ("weights", "operator", "allowed"),
+    [
+        (TensorProto.FLOAT, "Neg", {}),
+        (TensorProto.FLOAT16, "Neg", {"trt_fp16_enable": "1"}),
+        (TensorProto.BFLOAT16, "Neg", {"trt_bf16_enable": "1"}),
+        (TensorProto.FLOAT, "QuantizeLinear", {"trt_int8_enable": "1"}),
+    ],
+)
+def test_the_precisions_that_tensorrt_may_use_are_those_of_the_graph(
+    weights: int, operator: str, allowed: dict[str, str], tmp_path: Path
+) -> None:
+    weight = helper.make_tensor("w", weights, [1], [1.0])
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in "xy")
+    node = helper.make_node(operator, ["x", "w"] if operator == "QuantizeLinear" else ["x"], ["y"])
+    onnx.save(helper.make_model(helper.make_graph([node], "g", [x], [y], [weight])), tmp_path / "graph.onnx")
+    assert precisions_of(tmp_path / "graph.onnx") == allowed
 
 
 def test_a_provider_whose_library_is_missing_says_which(tiny_export: Path) -> None:

@@ -90,6 +90,66 @@ def test_the_device_and_the_precision_follow_from_the_export_unless_given() -> N
     assert resolved(EVERYTHING, "tensorrt", "bf16") == EVERYTHING
 
 
+MEASURED = {
+    "use_tf32": "0",
+    "cudnn_conv_algo_search": "EXHAUSTIVE",
+    "prefer_nhwc": "1",
+    "arena_extend_strategy": "kSameAsRequested",
+}
+
+
+def test_what_the_export_measured_holds_where_the_recipe_is_silent() -> None:
+    found = resolved(Deploy(max_batch_size=2), "cuda", "fp32", MEASURED).cuda
+    assert found == Cuda(
+        use_tf32=False,
+        cudnn_conv_algo_search="EXHAUSTIVE",
+        prefer_nhwc=True,
+        arena_extend_strategy="kSameAsRequested",
+    )
+    given = Cuda(gpus=[1], use_tf32=True, cudnn_conv_algo_search="DEFAULT", arena_extend_strategy="kNextPowerOfTwo")
+    both = resolved(Deploy(max_batch_size=2, device="cuda", cuda=given), "cuda", "fp32", MEASURED)
+    assert both.cuda == given.model_copy(update={"prefer_nhwc": True})
+    assert resolved(both, "cuda", "fp32", {"use_tf32": "0"}) == both, "what was resolved is not resolved anew"
+
+
+@pytest.mark.parametrize("settings", [Deploy(max_batch_size=3), Deploy(max_batch_size=1, warmup=False)])
+def test_algorithms_are_not_all_tried_where_a_shape_may_come_that_was_not_warmed_up(settings: Deploy) -> None:
+    found = resolved(settings, "cuda", "fp32", MEASURED).cuda
+    assert found is not None
+    assert (found.cudnn_conv_algo_search, found.prefer_nhwc) == ("HEURISTIC", True)
+
+
+def test_what_was_measured_on_another_device_than_the_servers_is_not_taken() -> None:
+    assert resolved(Deploy(device="cpu"), "cuda", "fp32", MEASURED).cuda is None
+    assert resolved(Deploy(device="tensorrt"), "cuda", "fp32", MEASURED).cuda is None
+    assert resolved(Deploy(device="cuda"), "cpu", "fp32", MEASURED).cuda is None
+
+
+def test_a_published_configuration_has_what_the_export_measured(tmp_path: Path) -> None:
+    session = {"variant": "int8-dynamic", "device": "cuda", "options": MEASURED, "memory": "captured", "speedup": None}
+    export = write_export(tmp_path / "onnx", target="cuda", session=session)
+    publish(export, tmp_path / "repo", "m", Deploy())
+    described = config.read(tmp_path / "repo" / "m.graph" / "config.pbtxt")
+    (cuda,) = described.optimization.execution_accelerators.gpu_execution_accelerator
+    assert (cuda.name, dict(cuda.parameters)) == ("cuda", {"use_tf32": "0", "prefer_nhwc": "1"})
+    assert described.parameters["arena_extend_strategy"].string_value == "1"
+    assert described.parameters["cudnn_conv_algo_search"].string_value == "1"
+    assert graph_session.gpu_providers(as_the_worker_gets_it(described), "0") == [
+        (
+            "CUDAExecutionProvider",
+            {
+                "use_tf32": "0",
+                "prefer_nhwc": "1",
+                "arena_extend_strategy": "kSameAsRequested",
+                "cudnn_conv_algo_search": "HEURISTIC",
+                "device_id": "0",
+            },
+        )
+    ]
+    assert is_current(export, tmp_path / "repo", "m", Deploy())
+    assert not is_current(export, tmp_path / "repo", "m", Deploy(device="cuda", cuda=Cuda(use_tf32=True)))
+
+
 def test_the_graph_alone_moves_to_the_gpus() -> None:
     (group,) = graph(EVERYTHING).instance_group
     assert (group.kind, list(group.gpus)) == (group.KIND_GPU, [0, 2])

@@ -2,7 +2,8 @@
 
 1. The network becomes the fp32 graph; the other variants are made from that file, and opened where they will run.
 2. Each is compared with PyTorch at several shapes; fp32 must be within tolerance.
-3. All are measured in one interleaved run on the validation rows, and one is chosen to be served.
+3. All are measured in one interleaved run on the validation rows, and one is chosen to be served. On a GPU, if it is
+   here, its session is opened in several ways, and the fastest is kept (sessions.py).
 4. The chosen one and fp32 answer the held-out rows: the final figure, which no choice looks at.
 5. The files of the variants that were refused are deleted, unless they are to be kept. The answers of the chosen one
    to a few rows are kept as golden samples, for whoever serves it to check against.
@@ -29,6 +30,7 @@ from tldeploy.exporting.graph import export_graph, metadata
 from tldeploy.exporting.parity import TOLERANCE, Parity, measure_parity
 from tldeploy.exporting.scorecard import GOLDEN_ROWS, Entry, measure_variants
 from tldeploy.exporting.selection import as_details, choose, judge, measure_held_out
+from tldeploy.exporting.sessions import Found, fastest_session
 from tldeploy.exporting.source import Source
 from tldeploy.exporting.storage import delete_graph
 from tldeploy.exporting.targets import Place, place_for
@@ -59,6 +61,12 @@ class _Made:
         delete_graph(file)
         self.left_out.append(Choice(about=f"variant {file.stem}", value="left out", reason=reason))
 
+    def reopen(self, at: int, task: Classification, place: Place, session: Found, rows: Rows) -> list[list[float]]:
+        """In the session that was found; gives the golden answers, as it answers."""
+        self.runners[at].close()
+        self.runners[at] = OnnxRunner(self.files[at], task, place.target, **session.how.as_json())
+        return [self.runners[at].predict([row])[0].tolist() for row in rows.inputs[:GOLDEN_ROWS]]
+
     def close(self) -> None:
         for runner in self.runners:
             runner.close()
@@ -88,7 +96,11 @@ def export(settings: Export, tuned: Path, folder: Path, inputs: str, *, there: b
             entries = judge(measured, settings, learnt)
             choice = choose(entries, settings)
             at = [entry.name for entry in entries].index(choice.value)
-            chosen, runners = entries[at], made.runners[:1] if at == 0 else [made.runners[0], made.runners[at]]
+            lengths = _padded_lengths(task, calibration)
+            chosen, session = entries[at], fastest_session(made.files[at], entries[at], source, place, len(lengths))
+            if session is not None:
+                chosen = replace(chosen, golden=made.reopen(at, task, place, session, rows))
+            runners = made.runners[:1] if at == 0 else [made.runners[0], made.runners[at]]
             test = Rows.load(tuned / TEST_ROWS)
             held_out, over = measure_held_out(runners, task, test, chosen.drop, settings)
         if not settings.keep_all:
@@ -104,7 +116,10 @@ def export(settings: Export, tuned: Path, folder: Path, inputs: str, *, there: b
             labels=task.labels,
             preprocessing=task.preprocessing,
             metrics={chosen.metric.name: chosen.metric.as_json()},
-            decisions=[choice, *over, *_about_place(place), *_refused(entries), *made.left_out],
+            decisions=[
+                *(choice, *over, *_about_place(place), *_refused(entries), *made.left_out),
+                *(session.choices if session else []),
+            ],
             environment=environment.describe(),
             parents={"tune": parent.sha256},
             details={
@@ -112,9 +127,10 @@ def export(settings: Export, tuned: Path, folder: Path, inputs: str, *, there: b
                 "target": settings.target,
                 "goal": settings.goal,
                 "max_drop": settings.max_drop,
-                "padded_lengths": _padded_lengths(task, calibration),
+                "padded_lengths": lengths,
                 "variants": [entry.as_json() for entry in entries],
                 "held_out": as_details(held_out),
+                **({"session": session.as_json(chosen.name, place.target)} if session else {}),
                 **made.details,
             },
         )
@@ -141,14 +157,15 @@ def _padded_lengths(task: Classification, rows: Rows) -> dict[str, int]:
 
 def _make_variants(source: Source, place: Place) -> _Made:
     names, left_out = wanted(source)
-    made = _Made([source.graph], [OnnxRunner(source.graph, source.task, place.provider)], left_out=left_out)
+    where = "cpu" if place.why_not_there else place.target
+    made = _Made([source.graph], [OnnxRunner(source.graph, source.task, where)], left_out=left_out)
     with progress("export: graphs", len(names)) as advance:
         for name in names:
             file = source.graph.with_name(f"{name}.onnx")
             try:
                 for key, said in VARIANTS[name].make(source, file).items():
                     made.details[key] = made.details.get(key, {}) | said
-                made.runners.append(OnnxRunner(file, source.task, place.provider))
+                made.runners.append(OnnxRunner(file, source.task, where))
                 made.files.append(file)
             except (QualityError, ArtifactError, MachineError) as error:
                 delete_graph(file)

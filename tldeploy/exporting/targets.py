@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tldeploy.errors import MachineError
 from tldeploy.recipe.serving import Target
-from tldeploy.runtime.session import Provider, open_session
-
-PROVIDERS: Mapping[Target, Provider] = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-    "openvino": "OpenVINOExecutionProvider",
-}
+from tldeploy.runtime.session import PROVIDERS, Provider, open_session
 
 
 @dataclass(frozen=True)

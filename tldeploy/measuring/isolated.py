@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tldeploy.devices import Device
 from tldeploy.environment import resident_bytes
 from tldeploy.errors import TldeployError
 from tldeploy.measuring.asking import Answers, Queries, Times, loaded, timed
@@ -57,11 +58,27 @@ class Isolated:
     gone.
     """
 
-    def __init__(self, engine: str, runner: str, model: Path, task: Classification, preprocessing: Path) -> None:
+    def __init__(
+        self,
+        engine: str,
+        runner: str,
+        model: Path,
+        task: Classification,
+        preprocessing: Path,
+        device: Device = "cpu",
+        **settings: Any,
+    ) -> None:
         """engine: what it is called if it cannot be opened. runner: a subclass of Local, as `module:name`; it is called
-        with the model and the task. preprocessing: the folder that the task is loaded from."""
+        with the model, the task, the device and the settings, which JSON can have. preprocessing: the folder that the
+        task is loaded from."""
         start = time.perf_counter()
-        about = {"runner": runner, "model": str(model), "task": [task.name, str(preprocessing), task.labels]}
+        about = {
+            "runner": runner,
+            "model": str(model),
+            "task": [task.name, str(preprocessing), task.labels],
+            "device": device,
+            "settings": settings,
+        }
         self._process = Process(__name__, f"run {engine}", about)
         seconds, opened = time.perf_counter() - start, self._process.began
         self.name: str = opened["name"]
@@ -108,7 +125,8 @@ def _opened(about: dict[str, Any]) -> tuple[Local, dict[str, Any]]:
     name, folder, labels = about["task"]
     task = load_task(name, Path(folder), labels)
     module, _, kind = about["runner"].partition(":")
-    runner: Local = getattr(import_module(module), kind)(Path(about["model"]), task)
+    opened = getattr(import_module(module), kind)
+    runner: Local = opened(Path(about["model"]), task, about["device"], **about["settings"])
     runner.run({name: values[:1] for name, values in task.sample().items()})
     memory_mb = (resident_bytes() - before) / 1e6
     # As in the scenarios: a full collection over all that torch has made would stall some request.

@@ -16,6 +16,7 @@ Goal = Literal["latency", "throughput", "size"]
 Engine = Literal[
     "torch",
     "torch-bf16",
+    "torch-fp16",
     "torch-compile",
     "onnxruntime",
     "openvino",

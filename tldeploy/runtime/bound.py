@@ -4,12 +4,14 @@
 request's values are copied into it, and onnxruntime is told to read and to write there (I/O binding). That is also what
 a CUDA graph needs: the launches of all kernels are recorded at the first run of a shape, and replayed as one at every
 later one, from and to the same addresses (https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html).
+onnxruntime keeps what it recorded with the thread that ran it: where several threads ask, one runs for all of them.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -47,9 +49,24 @@ class BoundGraph:
         self._captures = captures
         self._bound: dict[Shape, _Bound] = {}
         self._lock = threading.Lock()
+        self._first: int | None = None
+        self._runs_all: ThreadPoolExecutor | None = None
 
     def run(self, tensors: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """Encoded rows in, float32 [rows, classes] out."""
+        runs_all = self._thread_for_all() if self._captures else None
+        return self._run(tensors) if runs_all is None else runs_all.submit(self._run, tensors).result()
+
+    def _thread_for_all(self) -> ThreadPoolExecutor | None:
+        """None as long as a single thread has asked, which is saved handing over and waiting for the answer."""
+        with self._lock:
+            asking = threading.get_ident()
+            self._first = self._first or asking
+            if self._runs_all is None and asking != self._first:
+                self._runs_all = ThreadPoolExecutor(1, thread_name_prefix="captured")
+            return self._runs_all
+
+    def _run(self, tensors: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         shape = _shape(tensors)
         with self._lock:
             if shape not in self._bound and len(self._bound) >= MOST_SHAPES:

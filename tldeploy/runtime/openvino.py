@@ -17,15 +17,19 @@ from tldeploy.runtime.local import Local
 if TYPE_CHECKING:
     from openvino import CompiledModel
 
+    from tldeploy.devices import Device
     from tldeploy.tasks.classification import Classification
 
 INSTALL = "pip install 'openvino>=2026.4' 'nncf>=3.4'"
 
 
 class OpenVinoRunner(Local):
-    """One graph, on all usable cores. Raises what `compiled_graph` does."""
+    """One graph, on all usable cores. Raises what `compiled_graph` does, and MachineError for a GPU."""
 
-    def __init__(self, model: Path, task: Classification) -> None:
+    def __init__(self, model: Path, task: Classification, device: Device = "cpu") -> None:
+        if device != "cpu":
+            fix = "leave openvino out of bench.engines, or set bench.device: cpu"
+            raise MachineError(f"run OpenVINO on {device}", "of NVIDIA's GPUs it knows none", fix)
         self.name = f"openvino {model.stem.partition('-')[0]}"
         self._compiled = compiled_graph(model, usable_cores())
         self.provider = f"OpenVINO {metadata.version('openvino')} CPU"

@@ -1,4 +1,10 @@
-"""onnxruntime sessions that run where they were asked to, or not at all."""
+"""onnxruntime sessions that run where they were asked to, or not at all.
+
+Where a session may not leave computation to the CPU, its placement is checked, node by node. That is more than
+`session.disable_cpu_ep_fallback` gives: it refuses a graph for a single node that computes a shape, as nearly every one
+with open axes has, and names none, so that a refusal says nothing about computation, and the placement would have to be
+checked all the same. Where it refuses nothing, the check has nothing to find.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +20,8 @@ from tldeploy.errors import ArtifactError, MachineError
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, SessionOptions
 
+    from tldeploy.recipe.serving import Target
+
 Provider = Literal[
     "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider", "OpenVINOExecutionProvider"
 ]
@@ -21,6 +29,16 @@ Provider = Literal[
 # What a network spends its time on. Other nodes may be left to the CPU: the CUDA provider wants the arithmetic on
 # shapes there, and `session.disable_cpu_ep_fallback` refuses that as well (microsoft/onnxruntime#17930).
 COMPUTE = {"Attention", "Conv", "Gemm", "LayerNormalization", "MatMul", "MatMulNBits", "MultiHeadAttention", "Softmax"}
+# Where each target's graphs run.
+PROVIDERS: Mapping[Target, Provider] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+}
+# What CUDA is told unless a caller says otherwise. By itself onnxruntime computes fp32 in TF32 where the GPU can, with
+# ten bits of mantissa (microsoft/onnxruntime#19288), and tries all algorithms of convolutions again for each new shape.
+CUDA_OPTIONS: Mapping[str, str] = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
 LIBRARIES = {
     "CUDAExecutionProvider": "libonnxruntime_providers_cuda.so",
     "TensorrtExecutionProvider": "libonnxruntime_providers_tensorrt.so",
@@ -35,7 +53,8 @@ def open_session(
 ) -> InferenceSession:
     """A session whose first provider is verified to be `provider`, with all of COMPUTE on it; it runs on all cores.
 
-    options: what a caller wants besides, such as a profile. provider_options: as onnxruntime documents them.
+    options: what a caller wants besides, such as a profile. provider_options: as onnxruntime documents them; those of
+    CUDA_OPTIONS hold where they are not among them. TensorRT leaves to CUDA what it cannot do.
 
     Raises MachineError when the provider is not to be had, instead of falling back, or would leave computation to
     the CPU; ArtifactError for a model that onnxruntime cannot read.
@@ -51,7 +70,7 @@ def open_session(
     asked = f"run {model.name} on {provider}"
     try:
         session = onnxruntime.InferenceSession(
-            str(model), options, providers=[(provider, dict(provider_options or {}))]
+            str(model), options, providers=providers_for(model, provider, provider_options or {})
         )
     except Exception as error:  # onnxruntime's exceptions share no base class
         reason = " ".join(str(error).split()).replace(f"Load model from {model} failed:", "")[:300]
@@ -67,6 +86,29 @@ def open_session(
         found = f"it would leave {', '.join(sorted(left))} to the CPU"
         raise MachineError(asked, found, "leave this variant out, or use the CPU")
     return session
+
+
+def providers_for(model: Path, provider: Provider, options: Mapping[str, str]) -> list[tuple[Provider, dict[str, str]]]:
+    """With their options, the one that is asked for first."""
+    if provider == "CUDAExecutionProvider":
+        return [(provider, {**CUDA_OPTIONS, **options})]
+    if provider == "TensorrtExecutionProvider":
+        return [(provider, {**precisions_of(model), **options}), ("CUDAExecutionProvider", dict(CUDA_OPTIONS))]
+    return [(provider, dict(options))]
+
+
+def precisions_of(model: Path) -> dict[str, str]:
+    """What TensorRT must be allowed, beside fp32, to compute a graph as it is written."""
+    import onnx
+
+    graph = onnx.load(model, load_external_data=False).graph
+    weights = {tensor.data_type for tensor in graph.initializer}
+    allowed = {
+        "trt_fp16_enable": onnx.TensorProto.FLOAT16 in weights,
+        "trt_bf16_enable": onnx.TensorProto.BFLOAT16 in weights,
+        "trt_int8_enable": any(node.op_type == "QuantizeLinear" for node in graph.node),
+    }
+    return {name: "1" for name, needed in allowed.items() if needed}
 
 
 def compute_on_the_cpu(session: InferenceSession) -> set[str]:

@@ -28,19 +28,34 @@ _NUMBERED = {
 }
 
 
-def resolved(settings: Deploy, target: str, variant: str) -> Deploy:
-    """With the device and the precision that follow from the export, where the recipe leaves them open.
+def resolved(settings: Deploy, target: str, variant: str, measured: Mapping[str, str] | None = None) -> Deploy:
+    """With the device, the provider's options and the precision that follow from the export, where the recipe leaves
+    them open.
 
-    target: what the graphs were exported for. variant: the chosen one.
+    target: what the graphs were exported for. variant: the chosen one. measured: the options with which it was fastest
+    on the target; see exporting/sessions.py.
     """
     device = settings.device or _DEVICES.get(target, "cpu")
     if device != "tensorrt":
-        return settings.model_copy(update={"device": device})
+        update: dict[str, Any] = {"device": device}
+        if measured and device == target == "cuda":
+            update["cuda"] = _as_measured(settings, measured)
+        return settings.model_copy(update=update)
     tensorrt = settings.tensorrt or TensorRT()
     precision = tensorrt.precision or _PRECISIONS.get(variant, "FP32")
     return settings.model_copy(
         update={"device": device, "tensorrt": tensorrt.model_copy(update={"precision": precision})}
     )
+
+
+def _as_measured(settings: Deploy, measured: Mapping[str, str]) -> Cuda:
+    """But not EXHAUSTIVE where a request may have a batch size that was not warmed up: it would wait for seconds, while
+    every algorithm is tried."""
+    cuda, found = settings.cuda or Cuda(), Cuda.model_validate(dict(measured))
+    taken = found.model_fields_set - cuda.model_fields_set
+    if not settings.warmup or settings.max_batch_size > 2:  # one row and the largest batch are
+        taken -= {"cudnn_conv_algo_search"}
+    return cuda.model_copy(update={name: getattr(found, name) for name in taken})
 
 
 def on_device(config: ModelConfig, settings: Deploy) -> None:

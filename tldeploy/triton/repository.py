@@ -263,7 +263,8 @@ def _chosen(export: Path, manifest: Manifest) -> Path:
 
 
 def _decided(export: Manifest, settings: Deploy) -> Deploy:
-    return options.resolved(settings, export.details.get("target", "cpu"), export.details["chosen"])
+    target, session = export.details.get("target", "cpu"), export.details.get("session", {})
+    return options.resolved(settings, target, export.details["chosen"], session.get("options"))
 
 
 def _inputs(export: Manifest, settings: Deploy) -> str:
