@@ -132,6 +132,22 @@ def opening(report: Report) -> Table:
     return Table("opening", head, rows)
 
 
+def placement(report: Report) -> Table:
+    """Which execution provider runs the nodes, and what it takes of the time; empty where nobody tells."""
+    rows = [
+        [
+            words(engine["name"]),
+            words(found["provider"]),
+            number(found["nodes"], ",d"),
+            number(found["share"], ".1%"),
+            words(", ".join(f"{operator} {nodes}" for operator, nodes in found["operators"].items())),
+        ]
+        for engine in report["engines"]
+        for found in engine.get("placement") or []
+    ]
+    return Table("placement", ["engine", "execution provider", "nodes", "of the time", "of which"], rows)
+
+
 def bound_ms(report: Report) -> float | None:
     """Of the p99 of requests at random; None where there were none."""
     found = [engine["server"]["p99_bound_ms"] for engine in report["engines"] if engine["server"]]
