@@ -10,6 +10,7 @@ from tldeploy.benchmarking.scenarios import SHARES
 from tldeploy.measuring.parts import BETWEEN, OUTSIDE
 
 UNSURE = "unsure: too few requests"
+MOST_OPERATORS = 6  # of the provider that runs most of a graph
 
 
 def engines(report: Report) -> Table:
@@ -140,12 +141,18 @@ def placement(report: Report) -> Table:
             words(found["provider"]),
             number(found["nodes"], ",d"),
             number(found["share"], ".1%"),
-            words(", ".join(f"{operator} {nodes}" for operator, nodes in found["operators"].items())),
+            words(_operators(found["operators"], MOST_OPERATORS if at == 0 else None)),
         ]
         for engine in report["engines"]
-        for found in engine.get("placement") or []
+        for at, found in enumerate(engine.get("placement") or [])
     ]
     return Table("placement", ["engine", "execution provider", "nodes", "of the time", "of which"], rows)
+
+
+def _operators(nodes: dict[str, int], most: int | None) -> str:
+    """The most frequent ones; None for all, which is said of what lies elsewhere than most of the graph."""
+    named = [f"{operator} {count}" for operator, count in nodes.items()]
+    return ", ".join([*named[:most], *(["…"] if most is not None and len(named) > most else [])])
 
 
 def bound_ms(report: Report) -> float | None:
