@@ -163,12 +163,15 @@ def _version(package: str) -> str | None:
 @contextlib.contextmanager
 def _asked_of_a_server(recipe: Recipe, served: list[tuple[Protocol, bool]]) -> Iterator[list[Runner]]:
     from tldeploy.measuring.isolated import Opening
+    from tldeploy.measuring.profiling import Placed
     from tldeploy.runtime.triton import Client
     from tldeploy.triton import repository
+    from tldeploy.triton.graph_nodes import read_placement
     from tldeploy.triton.server import Server
 
     class Served(Client):
         opening: Opening
+        placement: list[Placed] | None
 
     place = recipe.path(recipe.deploy.repository)
     start = time.perf_counter()
@@ -179,12 +182,14 @@ def _asked_of_a_server(recipe: Recipe, served: list[tuple[Protocol, bool]]) -> I
         files = [file for of in (recipe.name, f"{recipe.name}.*") for file in place.glob(f"{of}/{version}/*")]
         opening = Opening(seconds, None, sum(file.stat().st_size for file in files if file.is_file()))
         urls = {"http": server.http_url, "grpc": server.grpc_url}
+        metrics = f"http://{server.host}:{server.metrics_port}/metrics"
         runners: list[Runner] = []
         for protocol, shared in served:
             client = Served(
                 url=urls[protocol], model=recipe.name, protocol=protocol, shared_memory=shared, key=server.key
             )
             client.opening = opening
+            client.placement = read_placement(metrics, client.steps[-1], version)
             stack.callback(client.close)
             runners.append(client)
         yield runners

@@ -16,6 +16,7 @@ from tldeploy import recipe
 from tldeploy.benchmarking.bench import bench
 from tldeploy.benchmarking.report import Report
 from tldeploy.measuring.load.generator import Round
+from tldeploy.measuring.profiling import Placed
 from tldeploy.runtime.triton.statistics import Counted
 
 HOSTILE = "<script>alert(1)</script>"
@@ -32,6 +33,11 @@ class Counting(Engine):
     """A served engine whose server's counts grow from one reading to the next: 100 requests in two steps."""
 
     model, steps = "job", ("job.tokenize", "job.graph")
+    provider = "Triton 2.51.0, onnxruntime"
+    placement = (
+        Placed("CUDAExecutionProvider", {"MatMul": 6, "Softmax": 4}),
+        Placed("CPUExecutionProvider", {"Shape": 2, "Gather": 1, "Concat": 1, "Slice": 1, "Cast": 1, "Range": 1}),
+    )
 
     def statistics(self) -> dict[str, Counted]:
         self.readings = getattr(self, "readings", 0) + 1
@@ -66,6 +72,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
         Counting("triton http", quantized, lambda number: 0.002),
     ]
     scenarios = ["multi-stream", "offline", "server"]
+    runners[1].provider = "CPUExecutionProvider"
     settings = recipe.Bench.model_validate(
         {"concurrency": [1, 4], "seconds": 0.03, "scenarios": scenarios, "rates": [40, 490], "tokens": [1]}
     )

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
+from tests.tiny import make_graph
 from tldeploy import artifacts
 from tldeploy.artifacts import Choice, Manifest
 from tldeploy.data.rows import Rows
@@ -76,6 +78,7 @@ def write_job(folder: Path, rows: int, labels: Sequence[str] = LABELS) -> tuple[
         task = TextClassification(labels, _encoder(beside / "made.json"), beside / "made.json")
         task.save(beside)
         (beside / "made.json").unlink()
+        onnx.save(make_graph(2, len(labels), seed=0), beside / "int8-dynamic.onnx")
         manifest = Manifest(
             kind="export",
             name="job",

@@ -113,7 +113,7 @@ def test_the_engines_table_has_the_reports_exact_figures(job: Job, page: Page) -
             expected.append([engine[name]] if high is None else [engine[name], low, high])
         expected += [[value] for value in engine["throughput_per_s"].values()]
         expected += [[engine[part][end] for end in ("value", "low", "high")] for part in ("metric", "speedup")]
-        assert row[0][0] == f"{engine['name']} numpy"
+        assert row[0][0] == f"{engine['name']} {engine['provider']}"
         assert [figures for _, figures in row[1:]] == [*expected, [engine["agreement"]]]
 
 

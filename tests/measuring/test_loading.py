@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tldeploy.errors import MachineError
 from tldeploy.measuring.loading import measure_loading
-from tldeploy.measuring.profiling import profile, provider_shares, shares
+from tldeploy.measuring.profiling import NodeTime, placed, profile, provider_shares, refuse_strays, shares
 
 MEGABYTES = 40
 
@@ -55,6 +55,25 @@ def test_a_profile_has_every_node_with_its_provider(tmp_path: Path) -> None:
     assert nodes[0].name == "multiply"
     assert provider_shares(nodes) == {"CPUExecutionProvider": 1.0}
     assert sum(shares(nodes, ["a", "b"]).values()) == pytest.approx(1)
+    (found,) = placed(nodes)
+    assert (found.provider, found.operators, found.share) == ("CPUExecutionProvider", {"MatMul": 1, "Relu": 1}, 1)
+
+
+def test_computation_that_ran_elsewhere_than_asked_is_refused_by_its_nodes() -> None:
+    nodes = [
+        NodeTime("multiply", "MatMul", "CUDAExecutionProvider", 3.0),
+        NodeTime("size", "Shape", "CPUExecutionProvider", 1.0),
+    ]
+    refuse_strays(nodes, "CUDAExecutionProvider", "m.onnx")
+    assert [(found.provider, found.nodes, found.share) for found in placed(nodes)] == [
+        ("CUDAExecutionProvider", 1, 0.75),
+        ("CPUExecutionProvider", 1, 0.25),
+    ]
+    nodes += [NodeTime(f"layer.{number}", "Softmax", "CPUExecutionProvider", 1.0) for number in range(5)]
+    with pytest.raises(MachineError, match=r"run m\.onnx on CUDAExecutionProvider") as caught:
+        refuse_strays(nodes, "CUDAExecutionProvider", "m.onnx")
+    named = "layer.0 (Softmax), layer.1 (Softmax), layer.2 (Softmax)"
+    assert caught.value.found == f"{named} and 2 more ran on the CPU"
 
 
 def test_the_graph_as_it_is_run_has_its_weights_in_a_file_beside(tmp_path: Path) -> None:

@@ -94,6 +94,23 @@ def test_a_server_on_the_path_that_lacks_a_backend_is_not_used(
     assert "lacks the onnxruntime backend" in capsys.readouterr().err
 
 
+def test_workers_find_the_cuda_that_pip_installed_beside_tldeploy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not [folder for folder in home.cuda_libraries() if not Path(folder).is_dir()]
+    for folder in ("cu13/lib", "cu13/include", "cudnn/lib"):
+        (tmp_path / "nvidia" / folder).mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path)
+    places = [str(tmp_path / "nvidia" / folder / "lib") for folder in ("cu13", "cudnn")]
+    assert home.cuda_libraries()[:2] == places
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/own")
+    served = installed()
+    if served is None:
+        pytest.skip("no server has been set up yet")
+    before = served.variables["LD_LIBRARY_PATH"].split(":")
+    assert (before[2:4], before[-1]) == (places, "/own")
+
+
 def test_a_stub_that_cannot_start_is_noticed_before_the_server_hangs(tmp_path: Path) -> None:
     stub = tmp_path / "stub"
     stub.write_text("#!/bin/sh\necho libpython3.11.so.1.0: cannot open >&2; exit 127\n", encoding="utf-8")

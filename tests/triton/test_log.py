@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tldeploy.triton.log import causes, last_events
+import pytest
+
+from tldeploy.triton.log import causes, last_events, remedy
 
 START = 'I1124 02:27:35.362262 7507 model_lifecycle.cc:472] "loading: tiny.graph:1"'
 NOISE = 'E1124 02:27:35.358179 7507 server.cc:241] "CudaDriverHelper has not been initialized."'
@@ -29,3 +31,22 @@ def test_without_errors_the_end_of_the_log_is_told() -> None:
 
 def test_tables_are_left_out_of_the_end() -> None:
     assert last_events([NOISE, *TABLE, START, *TABLE]) == [NOISE, START]
+
+
+@pytest.mark.parametrize(
+    ("cause", "said"),
+    [
+        (
+            "instance group m.graph_0 of model m.graph specifies invalid or unsupported gpu id 0.",
+            "where there is such a",
+        ),
+        (
+            "instance group m.graph_0 of model m.graph has kind KIND_GPU but no GPUs are available",
+            "where there is such a",
+        ),
+        ("ValueError: model 'm.graph' asks for CUDAExecutionProvider; libcuda.so.1: cannot open", "do what it says"),
+        ("failed to load 'm.graph' version 1: Internal: InvalidProtobuf", "publish the model that it names again"),
+    ],
+)
+def test_what_to_do_follows_from_the_cause(cause: str, said: str) -> None:
+    assert said in remedy(["another", cause])

@@ -10,12 +10,15 @@ from tldeploy.tables import aligned
 
 Report = dict[str, Any]
 
+MOST_OPERATORS = 5  # named in a remark
+
 
 def remarks(report: Report) -> list[str]:
-    """The noise floor and what lies inside it, engines that were not warm, and load that was not the server's limit."""
+    """The noise floor and what lies inside it, engines that were not warm or not whole on their provider, and load that
+    was not the server's limit."""
     found = [noise(report["noise"])]
     for engine in report["engines"]:
-        found += [*_inside_the_noise(engine), *_not_warm(engine)]
+        found += [*_inside_the_noise(engine), *_not_warm(engine), *_placed(engine)]
     return [*found, *_generators(report["engines"]), energy(report["energy"])]
 
 
@@ -97,6 +100,23 @@ def _not_warm(engine: dict[str, Any]) -> Iterator[str]:
         yield (
             f"{engine['name']}: still getting faster after {warm['requests']} requests of warm-up "
             f"({warm['seconds']:.1f} s): its first figures are too slow"
+        )
+
+
+def _placed(engine: dict[str, Any]) -> Iterator[str]:
+    """What of a graph is not run by the provider that runs the most of it, which is no computation; or that its server
+    does not tell."""
+    found: list[dict[str, Any]] = engine.get("placement") or []
+    if not found and engine["provider"].startswith("Triton"):
+        yield f"{engine['name']}: its server does not tell which execution provider runs the graph's nodes"
+    for rest in found[1:]:
+        share = "" if rest["share"] is None else f" and {rest['share']:.1%} of the time"
+        some = ", ".join(list(rest["operators"])[:MOST_OPERATORS])
+        more = ", …" if len(rest["operators"]) > MOST_OPERATORS else ""
+        nodes = sum(each["nodes"] for each in found)
+        yield (
+            f"{engine['name']}: {rest['nodes']} of {nodes} nodes{share} are on {rest['provider']}, "
+            f"not on {found[0]['provider']}: {some}{more}"
         )
 
 

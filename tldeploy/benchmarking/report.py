@@ -21,6 +21,7 @@ from tldeploy.benchmarking.measured import Measured
 from tldeploy.data.rows import Rows
 from tldeploy.measuring.energy import find_meter
 from tldeploy.measuring.noise import judge
+from tldeploy.measuring.profiling import Placed
 from tldeploy.measuring.statistics import speedup
 from tldeploy.tables import aligned
 from tldeploy.tasks.calibration import expected_calibration_error, reliability
@@ -39,6 +40,7 @@ def build_report(
     task: Classification,
     rows: Rows,
     measured: Measured,
+    placements: Sequence[list[Placed] | None],
     *,
     stages: Sequence[Manifest],
     own: Sequence[Choice],
@@ -47,8 +49,8 @@ def build_report(
 ) -> Report:
     """Join the figures of this run with what the earlier stages recorded in their manifests.
 
-    rows: those that were measured. stages: manifests of the kinds "tune" and "export". own: this stage's choices.
-    parents: kind to manifest's sha256.
+    rows: those that were measured. placements: one an engine. stages: manifests of the kinds "tune" and "export".
+    own: this stage's choices. parents: kind to manifest's sha256.
     """
     by_kind = {manifest.kind: manifest for manifest in stages}
     decisions = [(manifest.kind, choice) for manifest in stages for choice in manifest.decisions]
@@ -69,8 +71,8 @@ def build_report(
         "noise": measured.noise.as_json(),
         "energy": find_meter().as_json(),
         "engines": [
-            _engine(index, task, measured, predicted) | _calibration_and_parts(index, measured)
-            for index in range(len(predicted))
+            _engine(index, task, measured, predicted) | _calibration_and_parts(index, measured) | _placement(found)
+            for index, found in enumerate(placements)
         ],
         "reported": _reported(engine, task, measured, predicted),
         "disagreements": disagreements(rows, measured.single, task.labels, reference(measured.single.engines), engine),
@@ -102,6 +104,10 @@ def _calibration_and_parts(index: int, measured: Measured) -> dict[str, Any]:
     parts = {str(clients): found.as_json() for (place, clients), found in measured.parts.items() if place == index}
     ece = expected_calibration_error(measured.single.probabilities[index], measured.truth)
     return {"ece": ece, "parts": parts or None}
+
+
+def _placement(found: list[Placed] | None) -> dict[str, Any]:
+    return {"placement": found and [{**asdict(placed), "nodes": placed.nodes} for placed in found]}
 
 
 def _engine(index: int, task: Classification, measured: Measured, predicted: dict[str, Classes]) -> dict[str, Any]:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from tldeploy.runtime.session import Provider, open_session
+from tldeploy.errors import MachineError
+from tldeploy.runtime.session import COMPUTE, Provider, open_session
+from tldeploy.tasks.classification import Classification, Row, Tensors
 
 KERNEL = "_kernel_time"
+CPU: Provider = "CPUExecutionProvider"
+PROFILED_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -28,12 +33,29 @@ class NodeTime:
     ms: float
 
 
+@dataclass(frozen=True)
+class Placed:
+    """What of a graph is run by one execution provider. operators: how many nodes there are of each. share: of the
+    session's time; None where it was not taken."""
+
+    provider: str
+    operators: dict[str, int]
+    share: float | None = None
+
+    @property
+    def nodes(self) -> int:
+        return sum(self.operators.values())
+
+
 def profile(
     graph: Path, batches: Sequence[Mapping[str, NDArray[Any]]], provider: Provider, optimized: Path | None = None
 ) -> list[NodeTime]:
     """Every node that ran, in the order of the first run. optimized: where to write the graph as it is run.
 
     The first batch is run twice: what is allocated and prepared in a session's first run is not counted.
+
+    Raises what `open_session` does, and MachineError that names the nodes if computation ran on the CPU where another
+    provider was asked for; a session that is strict about its provider makes that impossible, and here is the proof.
     """
     import onnxruntime
 
@@ -61,7 +83,23 @@ def profile(
         about = event["args"]
         took[event["name"].removesuffix(KERNEL), about["op_name"], about["provider"]].append(event["dur"] / 1000)
     # The median, because one stall of the machine is longer than most nodes are; a node in a loop runs often in a run.
-    return [NodeTime(*node, median(times) * len(times) / len(batches)) for node, times in took.items()]
+    nodes = [NodeTime(*node, median(times) * len(times) / len(batches)) for node, times in took.items()]
+    refuse_strays(nodes, provider, graph.name)
+    return nodes
+
+
+def refuse_strays(nodes: Sequence[NodeTime], provider: Provider, model: str) -> None:
+    """Raises MachineError for computation on the CPU, unless it is the provider that was asked for."""
+    strays = [f"{node.name} ({node.operator})" for node in nodes if node.provider == CPU and node.operator in COMPUTE]
+    if strays and provider != CPU:
+        found = f"{', '.join(strays[:3])}{f' and {len(strays) - 3} more' if len(strays) > 3 else ''} ran on the CPU"
+        raise MachineError(f"run {model} on {provider}", found, "leave this variant out, or use the CPU")
+
+
+def sample(inputs: Sequence[Row], task: Classification) -> list[Tensors]:
+    """Some of the rows, from everywhere among them, as batches of one."""
+    taken = np.linspace(0, len(inputs) - 1, min(len(inputs), PROFILED_ROWS)).astype(int).tolist()
+    return [task.encode([inputs[row]]) for row in taken]
 
 
 def shares(nodes: Sequence[NodeTime], keys: Sequence[str]) -> dict[str, float]:
@@ -71,6 +109,17 @@ def shares(nodes: Sequence[NodeTime], keys: Sequence[str]) -> dict[str, float]:
         spent[key] += node.ms
     total = sum(spent.values())
     return {key: ms / total for key, ms in sorted(spent.items(), key=lambda item: -item[1])}
+
+
+def placed(nodes: Sequence[NodeTime]) -> list[Placed]:
+    """By execution provider, the one that takes most of the time first."""
+    operators: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for node in nodes:
+        operators[node.provider][node.operator] += 1
+    return [
+        Placed(provider, dict(operators[provider].most_common()), share)
+        for provider, share in provider_shares(nodes).items()
+    ]
 
 
 def provider_shares(nodes: Sequence[NodeTime]) -> dict[str, float]:

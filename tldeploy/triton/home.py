@@ -8,6 +8,9 @@
    small environment for the workers. It is built beside its place and put there by one rename, so that a half-built
    home is never used.
 
+The workers' environment has onnxruntime, and no CUDA, which would be gigabytes: for GPUs they load what pip installed
+beside tldeploy, or what the system has. So both compute with the same libraries.
+
 The cache folder is ~/.cache/tldeploy, or the environment variable TLDEPLOY_CACHE.
 """
 
@@ -22,7 +25,7 @@ import sys
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
+from importlib import metadata, util
 from pathlib import Path
 
 from tldeploy.artifacts import file_sha256, fingerprint, write_file, writing
@@ -126,7 +129,8 @@ def _built() -> Home | None:
     home = _place()
     if not home.is_dir():
         return None
-    libraries = f"{home / 'lib'}:{json.loads((home / 'home.json').read_text(encoding='utf-8'))['python_libraries']}"
+    about = json.loads((home / "home.json").read_text(encoding="utf-8"))
+    libraries = ":".join([str(home / "lib"), about["python_libraries"], *cuda_libraries()])
     if trouble := _preflight(home / "stub" / "triton_python_backend_stub", libraries):
         fix = f"remove {home} and run the same command again: it is rebuilt"
         raise MachineError(ASKED, f"the Python stub of {home} cannot start any more ({trouble})", fix)
@@ -142,6 +146,13 @@ def _built() -> Home | None:
     for name in ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV"):
         variables.pop(name, None)
     return Home(home / "bin" / "tritonserver", _backends(home), variables)
+
+
+def cuda_libraries() -> list[str]:
+    """The folders of CUDA's and cuDNN's libraries that pip installed beside tldeploy (the packages nvidia-…)."""
+    packages = util.find_spec("nvidia")
+    places = packages.submodule_search_locations or [] if packages else []
+    return [str(folder) for place in places for folder in sorted(Path(place).glob("*/lib"))]
 
 
 def _backends(home: Path) -> Path:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _EVENT = re.compile(r'(?P<level>[IWEF])\d{4} [\d:.]+ +\d+ [^\]]+\] "?(?P<message>.*?)"?$')
 # Said on every machine without a GPU.
 _NOISE = ("CudaDriverHelper has not been initialized", "unable to create stream")
+# Of a configuration for a GPU that this machine has not.
+_NO_GPU = ("specifies invalid or unsupported gpu id", "has kind KIND_GPU but no GPUs are available")
+# Our backend goes on with what is missing, and what to do.
+_OWN_REMEDY = "CUDAExecutionProvider;"
 
 
 def causes(log: Iterable[str], most: int = 5) -> list[str]:
@@ -19,6 +23,15 @@ def causes(log: Iterable[str], most: int = 5) -> list[str]:
     errors += [line for line in lines if line.startswith(("error:", "failed"))]
     failed = [message for message in errors if message.startswith("failed to load '")]
     return list(dict.fromkeys(failed or errors))[-most:] or lines[-most:]
+
+
+def remedy(found: Sequence[str]) -> str:
+    """What to do about a server that ended of these causes."""
+    if any(said in cause for said in _NO_GPU for cause in found):
+        return "serve it where there is such a GPU, or publish it for the CPU (deploy.device: cpu)"
+    if any(_OWN_REMEDY in cause for cause in found):
+        return "do what it says, then start the server again"
+    return "publish the model that it names again with `tldeploy deploy`, then start the server again"
 
 
 def last_events(log: Iterable[str], most: int = 5) -> list[str]:

@@ -46,8 +46,7 @@ from tldeploy.triton.following import Follower
 from tldeploy.triton.gate import Gate, is_loopback, opened_gate
 from tldeploy.triton.home import locate
 from tldeploy.triton.keeping import check_served
-from tldeploy.triton.log import causes, last_events
-from tldeploy.triton.placement import check_servable
+from tldeploy.triton.log import causes, last_events, remedy
 from tldeploy.triton.process import Log, Process
 from tldeploy.triton.repository import Publication, all_published, check_path, golden
 from tldeploy.triton.server_options import server_options
@@ -236,7 +235,7 @@ class Server:
                 except subprocess.TimeoutExpired:
                     self._check_gate()
                     watch.look()
-        raise ServerError(f"keep serving {self.repository}", self._death(code), self._death_fix())
+        raise ServerError(f"keep serving {self.repository}", *self._death(code))
 
     def _describe(self) -> None:
         """Tell publishers where it will be, if anything can be written beside the repository."""
@@ -302,7 +301,7 @@ class Server:
         deadline = time.monotonic() + self.ready_within_s
         while not self._is_ready():
             if (code := self._process.poll()) is not None:
-                raise ServerError(f"start a server on {self.repository}", self._death(code), self._death_fix())
+                raise ServerError(f"start a server on {self.repository}", *self._death(code))
             if time.monotonic() > deadline:
                 end = last_events(list(self._process.tail))
                 found = "\n".join([f"it is not ready after {self.ready_within_s:g} s; the end of its log:", *end])
@@ -325,12 +324,11 @@ class Server:
         finally:
             connection.close()
 
-    def _death(self, code: int) -> str:
+    def _death(self, code: int) -> tuple[str, str]:
+        """What was found, and what to do."""
         assert self._process is not None
-        return "\n".join([f"the server ended by itself (exit code {code}):", *causes(self._process.last_words())])
-
-    def _death_fix(self) -> str:
-        return "publish the model that it names again with `tldeploy deploy`, then start the server again"
+        found = causes(self._process.last_words())
+        return "\n".join([f"the server ended by itself (exit code {code}):", *found]), remedy(found)
 
     def _check_golden_answers(self) -> None:
         for publication in self.published:

@@ -10,6 +10,7 @@ from tldeploy.benchmarking.scenarios import SHARES
 from tldeploy.measuring.parts import Parts
 
 UNSURE = "unsure: too few requests"
+MOST_OPERATORS = 6  # of the provider that runs most of a graph
 
 
 def engines(report: Report) -> Table:
@@ -130,6 +131,28 @@ def opening(report: Report) -> Table:
     ]
     head = ["engine", "opened in, s", "memory MB", "on disk MB", "warm-up, requests", "warm-up, s", ""]
     return Table("opening", head, rows)
+
+
+def placement(report: Report) -> Table:
+    """Which execution provider runs the nodes, and what it takes of the time; empty where nobody tells."""
+    rows = [
+        [
+            words(engine["name"]),
+            words(found["provider"]),
+            number(found["nodes"], ",d"),
+            number(found["share"], ".1%"),
+            words(_operators(found["operators"], MOST_OPERATORS if at == 0 else None)),
+        ]
+        for engine in report["engines"]
+        for at, found in enumerate(engine.get("placement") or [])
+    ]
+    return Table("placement", ["engine", "execution provider", "nodes", "of the time", "of which"], rows)
+
+
+def _operators(nodes: dict[str, int], most: int | None) -> str:
+    """The most frequent ones; None for all, which is said of what lies elsewhere than most of the graph."""
+    named = [f"{operator} {count}" for operator, count in nodes.items()]
+    return ", ".join([*named[:most], *(["…"] if most is not None and len(named) > most else [])])
 
 
 def bound_ms(report: Report) -> float | None:

@@ -42,6 +42,7 @@ TABLES = (
     engine_tables.server,
     engine_tables.parts,
     engine_tables.opening,
+    engine_tables.placement,
     answer_tables.confusion,
     answer_tables.classes,
     answer_tables.calibration,

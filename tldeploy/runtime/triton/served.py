@@ -120,7 +120,7 @@ class Served:
         *before, graph = configs
         _, pinned = (next_model(before[-1]) if before else None) or ("", "")
         steps = [step["model_name"] for step in configs[0].get("ensemble_scheduling", {}).get("step", [])]
-        provider = f"Triton {version}, {graph['backend']}"
+        provider = f"Triton {version}, {graph['backend']}{_gpus(graph)}"
         return cls(Endpoint.of(configs[0]), Endpoint.of(graph, pinned), provider, tuple(steps or [configs[0]["name"]]))
 
     def row_requests(self, rows: Sequence[Row], top: int | None = None) -> list[Request]:
@@ -190,6 +190,13 @@ class Served:
                 raise DataError(asked, found, "convert it to UTF-8, as iconv does") from None
             found = f"the text has a lone surrogate at character {error.start}, which UTF-8 cannot carry"
             raise RequestError(asked, found, "decode the text with its right encoding") from None
+
+
+def _gpus(graph: Mapping[str, Any]) -> str:
+    """In words, the GPUs that a model's instances are on; empty where it has none."""
+    groups = [group for group in graph.get("instance_group", []) if group.get("kind") == "KIND_GPU"]
+    numbers = sorted({int(number) for group in groups for number in group.get("gpus", [])})
+    return f" on GPU {', '.join(map(str, numbers))}" if numbers else ""
 
 
 def _mistakes(graph: Endpoint, tensors: Mapping[str, Any]) -> Iterator[str]:

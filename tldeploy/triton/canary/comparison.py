@@ -7,31 +7,26 @@ ratio of sums over them (Cochran, Sampling Techniques, 1977, section 6.3), by St
 
 from __future__ import annotations
 
-import http.client
 import math
-import re
-import urllib.request
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tldeploy.errors import ServerError
 from tldeploy.measuring.statistics import CONFIDENCE
 from tldeploy.triton import running
 from tldeploy.triton.canary.parts import Canary
-from tldeploy.triton.running import ANSWERS_WITHIN_S
+from tldeploy.triton.metrics import fetch, samples
 
-_METRIC = re.compile(r"tldeploy_canary_(?P<name>\w+)\{(?P<labels>[^}]*)\} (?P<value>\S+)")
-_LABEL = re.compile(r'(\w+)="([^"]*)"')
+METRICS = "tldeploy_canary_"
 FOUND = ("same", "other", "failed", "refused")
 OF = ("pairs", "same", "lag", "pairs*pairs", "same*same", "lag*lag", "same*pairs", "lag*pairs")
 # Of fewer stretches of time the spread is not known well enough to speak of an interval.
 FEWEST_BLOCKS = 6
 
 Interval = tuple[float, float]
-Sample = tuple[str, frozenset[tuple[str, str]]]
+Counted = tuple[str, frozenset[tuple[str, str]]]
 
 
 @dataclass(frozen=True)
@@ -72,31 +67,18 @@ def read_metrics(repository: Path, others: Sequence[str] = ()) -> list[str]:
     Raises ServerError for one that cannot be read.
     """
     here = [f"http://{server.metrics}/metrics" for server in running.live(repository.resolve())]
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy knows this machine's loopback
-    return [_fetch(url, direct) for url in here] + [_fetch(url, urllib.request.build_opener()) for url in others]
-
-
-def _fetch(url: str, opener: urllib.request.OpenerDirector) -> str:
-    asked, fix = f"read the metrics at {url}", "give the URL of a server's metrics, such as http://host:8002/metrics"
-    if not url.startswith(("http://", "https://")):
-        raise ServerError(asked, "it does not begin with http:// or https://", fix)
-    try:
-        with opener.open(url, timeout=ANSWERS_WITHIN_S) as answer:
-            text: str = answer.read().decode("utf-8")
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise ServerError(asked, str(error), fix) from error
-    return text
+    return [fetch(url) for url in here] + [fetch(url, elsewhere=True) for url in others]
 
 
 def compare(canary: Canary, metrics: Iterable[str]) -> Comparison:
     """metrics: what each running server gives at /metrics, in Prometheus' text form."""
-    samples: Counter[Sample] = Counter()
+    counts: Counter[Counted] = Counter()
     for text in metrics:
-        samples.update(_samples(text))
+        counts.update({(name, frozenset(found.labels.items())): found.value for name, found in samples(text, METRICS)})
     about = {"model": canary.name, "tag": canary.tag}
 
     def value(name: str, **labels: str) -> float:
-        return samples[name, frozenset((about | labels).items())]
+        return counts[name, frozenset((about | labels).items())]
 
     same, other, failed, refused = (int(value("requests_total", found=found)) for found in FOUND)
     pairs = same + other
@@ -117,11 +99,6 @@ def compare(canary: Canary, metrics: Iterable[str]) -> Comparison:
         lag_ms=1000 * value("lag_seconds") / pairs,
         lag_interval_ms=_interval("lag", sums, blocks, 1000),
     )
-
-
-def _samples(text: str) -> Mapping[Sample, float]:
-    found = _METRIC.finditer(text)
-    return {(match["name"], frozenset(_LABEL.findall(match["labels"]))): float(match["value"]) for match in found}
 
 
 def _interval(what: str, sums: Mapping[str, float], blocks: int, scale: float) -> Interval | None:

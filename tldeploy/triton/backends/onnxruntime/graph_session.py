@@ -11,13 +11,15 @@ parameters                           intra_op_thread_count, inter_op_thread_coun
 
 Kind and device are those of the instance. share_session_between_instances is without effect: each instance is a process
 of its own. What is asked for and not there is refused (ValueError), where onnxruntime would quietly use the CPU: a
-provider, or one that would leave what a network computes to the CPU. So are CUDA graphs, which the native backend lets
-pass: a captured graph is replayed whatever the next request holds (microsoft/onnxruntime#20050).
+provider, by the library that it lacks; or one that would leave what a network computes to the CPU, by the nodes. So are
+CUDA graphs, which the native backend lets pass: a captured graph is replayed whatever the next request holds
+(microsoft/onnxruntime#20050).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ctypes
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +34,18 @@ EXECUTION_MODES = {"0": ort.ExecutionMode.ORT_SEQUENTIAL, "1": ort.ExecutionMode
 BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 INITIALIZERS_ON_DEVICE = "session.use_device_allocator_for_initializers"
 SHRINKAGE = "memory.enable_memory_arena_shrinkage"
+CPU = "CPUExecutionProvider"
 
 # What a network spends its time on. The CUDA provider itself leaves the arithmetic on shapes to the CPU, which
 # `session.disable_cpu_ep_fallback` refuses as well (microsoft/onnxruntime#17930).
 COMPUTE = {"Attention", "Conv", "Gemm", "LayerNormalization", "MatMul", "MatMulNBits", "MultiHeadAttention", "Softmax"}
+MOST_NODES = 3  # named in an error
+
+# What providers are loaded from. cuDNN is not linked, but looked for when a node first wants it.
+LIBRARIES = {
+    "CUDAExecutionProvider": ("libonnxruntime_providers_cuda.so", "libcudnn.so.9"),
+    "TensorrtExecutionProvider": ("libonnxruntime_providers_tensorrt.so",),
+}
 
 # Values of the CUDA parameters that a configuration gives by number.
 CUDA_CHOICES = {
@@ -63,26 +73,66 @@ def make_session(folder: Path, config: Mapping[str, Any], kind: str, device: str
     if not graph.is_file():
         raise ValueError(f"unable to find '{graph}' for model instance '{config['name']}'")
     options = make_options(config)
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     providers = gpu_providers(config, device) if kind == "GPU" else cpu_providers(config)
-    if kind == "GPU":
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    return open_on(providers, graph, options, f"model '{config['name']}'")
+
+
+def open_on(providers: Providers, graph: Path, options: ort.SessionOptions, model: str) -> ort.InferenceSession:
+    """The first provider computes, and those after it what it cannot; the CPU only where it is among them."""
     wanted = [name for name, _ in providers]
+    asked = f"{model} asks for {', '.join(wanted)}"
     if lacking := set(wanted) - set(ort.get_available_providers()):
-        raise ValueError(f"model '{config['name']}' asks for {', '.join(sorted(lacking))}, which is not available here")
-    session = ort.InferenceSession(str(graph), options, providers=providers)
+        lacks = f"this onnxruntime was built without {', '.join(sorted(lacking))}"
+        raise ValueError(f"{asked}; {lacks}; {remedy()}")
+    try:
+        # enable_fallback would run on the CPU, with no word to us, what fails on its provider.
+        session = ort.InferenceSession(str(graph), options, providers=providers, enable_fallback=False)
+    except Exception as error:
+        if found := next(filter(None, map(missing_library, wanted)), None):
+            raise ValueError(f"{asked}; {found}; {remedy(found)}") from error
+        raise
     if session.get_providers()[: len(wanted)] != wanted:
-        found = ", ".join(session.get_providers())
-        raise ValueError(f"model '{config['name']}' asks for {', '.join(wanted)}, onnxruntime would use {found}")
-    if kind == "GPU" and (left := compute_on_the_cpu(session)):
-        found = f"which would leave {', '.join(sorted(left))} to the CPU"
-        raise ValueError(f"model '{config['name']}' asks for {', '.join(wanted)}, {found}")
+        found = next(filter(None, map(missing_library, wanted)), None)
+        instead = f"onnxruntime would use {', '.join(session.get_providers())}"
+        raise ValueError(f"{asked}; {found or instead}; {remedy(found)}")
+    if CPU not in wanted and (left := compute_on_the_cpu(session)):
+        more = f" and {len(left) - MOST_NODES} more" if len(left) > MOST_NODES else ""
+        kept = f"it would leave {', '.join(left[:MOST_NODES])}{more} to the CPU"
+        raise ValueError(f"{asked}; {kept}; publish a variant that it computes, or serve on the CPU")
     return session
 
 
-def compute_on_the_cpu(session: ort.InferenceSession) -> set[str]:
-    """What of COMPUTE a session places on the CPU; it was opened with `session.record_ep_graph_assignment_info`."""
-    parts = [part for part in session.get_provider_graph_assignment_info() if part.ep_name == "CPUExecutionProvider"]
-    return COMPUTE & {node.op_type for part in parts for node in part.get_nodes()}
+def compute_on_the_cpu(session: ort.InferenceSession) -> list[str]:
+    """The nodes that compute, and that a session leaves to the CPU, by name and operator; it was opened with
+    `session.record_ep_graph_assignment_info`."""
+    parts = [part for part in session.get_provider_graph_assignment_info() if part.ep_name == CPU]
+    nodes = [node for part in parts for node in part.get_nodes() if node.op_type in COMPUTE]
+    return [f"{node.name} ({node.op_type})" if node.name else node.op_type for node in nodes]
+
+
+def missing_library(provider: str, load: Callable[[str], Any] = ctypes.CDLL) -> str | None:
+    """What the system's loader does not find of what a provider needs, in its words.
+
+    The workers' environment has no CUDA: the loader finds what pip installed beside tldeploy, or the system's own.
+    """
+    own = Path(ort.__file__).parent / "capi"
+    for name in LIBRARIES.get(provider, ()):
+        try:
+            load(str(own / name) if name.startswith("libonnxruntime") else name)
+        except OSError as error:
+            if "cannot open shared object" in str(error):
+                return str(error)
+    return None
+
+
+def remedy(missing: str | None = None) -> str:
+    """What to do about a library that is missing, or a provider that does not start for another reason."""
+    if missing and missing.startswith("libcuda.so"):
+        return "install NVIDIA's driver, or serve on the CPU"
+    if missing and missing.startswith("libnv"):
+        return "put TensorRT's libraries on LD_LIBRARY_PATH, or serve by CUDA alone"
+    return "`pip install 'onnxruntime-gpu[cuda,cudnn]'` where tldeploy is installed, and start the server again"
 
 
 def make_options(config: Mapping[str, Any]) -> ort.SessionOptions:
@@ -115,7 +165,7 @@ def make_run_options(config: Mapping[str, Any]) -> ort.RunOptions:
 def cpu_providers(config: Mapping[str, Any]) -> Providers:
     known = {"openvino": "OpenVINOExecutionProvider"}
     asked = [(known[named(each, known)], {"device_type": "CPU"}) for each in accelerators(config, "cpu")]
-    return [*asked, ("CPUExecutionProvider", {})]
+    return [*asked, (CPU, {})]
 
 
 def gpu_providers(config: Mapping[str, Any], device: str) -> Providers:

@@ -5,6 +5,7 @@ It serves the same model folder as the native backend, unchanged: `config.pbtxt`
 numpy < 2 and onnxruntime, and nothing of tldeploy. By file:
 
 graph_session.py   the session: device, threads, optimization and memory as the native backend reads them
+placement.py       which execution provider runs the nodes, in the server's metrics
 graph_checks.py    the configuration held against the graph, with the native backend's wording
 merging.py         which requests share a run: those of equal shapes, and where it is allowed texts of near lengths
 resident.py        tensors that stay on a GPU
@@ -30,7 +31,8 @@ import triton_python_backend_utils as pb_utils
 from graph_checks import check, check_paths, overridable
 from graph_session import make_run_options, make_session
 from merging import RUN_TOKENS, allow_ragged, groups, joined, merges_lengths
-from resident import Resident, all_resident, on_host, run_resident
+from placement import DESCRIPTION, NODES, tell
+from resident import Resident, any_resident, on_host, places, run_bound
 
 BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 decode_utf8 = np.frompyfunc(bytes.decode, 1, 1)
@@ -50,18 +52,25 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         folder = Path(args["model_repository"]) / args["model_version"]
         check_paths(config, folder)
-        self.session = make_session(folder, config, args["model_instance_kind"], args["model_instance_device_id"])
+        kind, device = args["model_instance_kind"], args["model_instance_device_id"]
+        self.session = make_session(folder, config, kind, device)
         check(config, self.session)
-        self.gpu = int(args["model_instance_device_id"]) if args["model_instance_kind"] == "GPU" else None
+        self.gpu = int(device) if kind == "GPU" else None
         self.run_options = make_run_options(config)
         self.batched = int(config.get("max_batch_size", 0)) > 0
-        self.run_tokens = RUN_TOKENS[args["model_instance_kind"]] if merges_lengths(config) else None
+        self.run_tokens = RUN_TOKENS["CPU" if self.gpu is None else "GPU"] if merges_lengths(config) else None
         self.outputs = {tensor["name"]: [int(dim) for dim in tensor["dims"]] for tensor in config["output"]}
         provided = (*self.session.get_inputs(), *overridable(self.session))
         declared = {tensor["name"] for tensor in config["input"]}
         self.inputs = {tensor.name: tensor for tensor in provided if tensor.name in declared}
-        every = (*self.inputs.values(), *(t for t in self.session.get_outputs() if t.name in self.outputs))
-        self.bfloat16 = {tensor.name for tensor in every if tensor.type == "tensor(bfloat16)"}
+        kinds = {tensor.name: tensor.type for tensor in self.session.get_outputs() if tensor.name in self.outputs}
+        self.places = places({name: kinds[name] for name in self.outputs}, "cpu" if self.gpu is None else "cuda")
+        kinds |= {name: tensor.type for name, tensor in self.inputs.items()}
+        self.bfloat16 = {name for name, kind in kinds.items() if kind == "tensor(bfloat16)"}
+        family = pb_utils.MetricFamily(name=NODES, description=DESCRIPTION, kind=pb_utils.MetricFamily.GAUGE)
+        labels = {"model": args["model_name"], "version": args["model_version"]}
+        labels |= {"instance": args["model_instance_name"], "device": f"{kind} {device}"}
+        self.told = [family, *tell(self.session, family, labels)]
 
     def execute(self, requests: list[Any]) -> list[Any]:
         answers: list[Any] = [None] * len(requests)
@@ -83,8 +92,9 @@ class TritonPythonModel:
             tensor = pb_utils.get_input_tensor_by_name(request, name)
             if tensor is None:
                 continue
-            if self.gpu is not None and not tensor.is_cpu():
-                feed[name] = Resident.of(tensor)
+            if not tensor.is_cpu():
+                resident = Resident.of(tensor, provided.type)
+                feed[name] = resident if provided.shape else on_host(resident).reshape(())
                 continue
             if name in self.bfloat16:  # numpy has none, so that Triton hands it over by DLPack only
                 array = words_of(ort.OrtValue.from_dlpack(tensor.to_dlpack()))
@@ -103,9 +113,8 @@ class TritonPythonModel:
                 return [self._run(feeds[0])]
             except Exception as error:  # noqa: BLE001 — onnxruntime raises many kinds; each becomes the request's answer
                 return [error]
-        merged = {name: joined([on_host(feed[name]) for feed in feeds]) for name in feeds[0]}
         try:
-            outputs = self._run(merged)
+            outputs = self._run({name: joined([on_host(feed[name]) for feed in feeds]) for name in feeds[0]})
         except Exception:  # noqa: BLE001 — run alone below, each request meets its own error or none
             return [self._answers([feed])[0] for feed in feeds]
         ends = np.cumsum([rows_of(feed) for feed in feeds])[:-1]
@@ -114,15 +123,15 @@ class TritonPythonModel:
     def _run(self, feed: Feed) -> list[Any]:
         names = list(self.outputs)
         outputs: list[Any]
-        if self.gpu is not None and not self.bfloat16 and all_resident(feed):
-            outputs = run_resident(self.session, feed, names, "cuda", self.gpu, self.run_options)
-        elif self.bfloat16:
-            values = {name: self._value(name, on_host(array)) for name, array in feed.items()}
-            answers = self.session.run_with_ort_values(names, values, self.run_options)
-            outputs = [words_of(a) if n in self.bfloat16 else a.numpy() for n, a in zip(names, answers, strict=True)]
+        if any_resident(feed) or self.bfloat16:
+            values = {name: self._value(name, array) for name, array in feed.items()}
+            if any_resident(feed):
+                answers = run_bound(self.session, values, self.places, self.gpu or 0, self.run_options)
+            else:
+                answers = self.session.run_with_ort_values(names, values, self.run_options)
+            outputs = [self._array(name, answer) for name, answer in zip(names, answers, strict=True)]
         else:
-            hosted = {name: on_host(array) for name, array in feed.items()}
-            outputs = self.session.run(names, hosted, self.run_options)
+            outputs = self.session.run(names, feed, self.run_options)
         if self.batched:
             # An output whose rows are not the inputs' rows would be split among the wrong requests.
             for name, output in zip(names, outputs, strict=True):
@@ -131,7 +140,15 @@ class TritonPythonModel:
         return outputs
 
     def _value(self, name: str, array: Any) -> ort.OrtValue:
+        if isinstance(array, Resident):
+            return array.value
         return bfloat16_value(array) if name in self.bfloat16 else ort.OrtValue.ortvalue_from_numpy(array)
+
+    def _array(self, name: str, answer: Any) -> Any:
+        """An answer on the host as numpy's; what lies on a device stays there."""
+        if isinstance(answer, Resident):
+            return answer
+        return words_of(answer) if name in self.bfloat16 else answer.numpy()
 
     def _response(self, answer: Any) -> Any:
         try:
