@@ -33,7 +33,7 @@ check: $(READY)
 	@$(BIN)/lint-imports
 
 bench-gpu: $(READY)
-	@$(BIN)/python bench/gpu.py
+	@$(BIN)/python bench/gpu.py $(SUBJECTS)
 
 # From an environment of its own, so that what somebody tried in .venv stays out. CUDA builds of torch bring packages
 # that the CPU build does without; pip finds them by itself.

@@ -1,18 +1,29 @@
-"""How fast the graphs are on an NVIDIA GPU: onnxruntime's CUDA provider against PyTorch, eager and compiled.
+"""How fast the graphs are on an NVIDIA GPU: onnxruntime's CUDA provider, alone and behind Triton, against PyTorch.
 
-1. A network and its variants for CUDA are made as the export stage makes them. MiniLM has the weights that
-   models/review-sentiment was tuned to (below --models); the others have random ones, which serve for speed.
-2. Every engine runs in a process of its own (gpu_engine.py); in each of ROUNDS rounds each is asked in an order drawn
-   anew, for every request. Twice: from the host's memory and back, by its clock; and on the GPU alone, by CUDA events.
-3. The ratio is of medians within a round; what is reported is the median over rounds, with its bootstrap interval.
-4. The limit: the network's operations over the measured rate of a matrix product, or the bytes of its weights and of
-   what goes in and out over the measured rate of copying, whichever takes longer.
-5. That every node computes on the GPU is proven by onnxruntime's assignment when a session is opened, and its profile
-   says what share of the time that was. With MiniLM the task metric of every engine, on the held-out rows.
+The parts, in order; each begins where an earlier run of it ended, and keeps what it has after every step:
 
-    make bench-gpu    or    .venv/bin/python bench/gpu.py [minilm bert-base resnet50 vgg16] [--out bench/results/<gpu>]
+graphs     A network and its variants for CUDA, as the export stage makes them, in build/gpu. MiniLM has the weights
+           that models/review-sentiment was tuned to; the others have random ones, which serve for speed.
+compile    PyTorch's compiled engines go through every shape, a process each at the same time, so that what takes
+           minutes is in PyTorch's cache on disk before anything is timed.
+speed      Every engine, in a process of its own (gpu_engines.py, gpu_engine.py), and every graph served by Triton
+           (gpu_served.py), asked in an order drawn anew in each of ROUNDS rounds. Twice: from the host's memory and
+           back, by its clock; and on the GPU alone, by CUDA events. At one shape utilisation and memory, by NVML.
+placement  By onnxruntime's profile, what share of the time each provider had. That every node which computes is on the
+           GPU is proven when a session is opened, and recorded.
+quality    The task metric of MiniLM's engines on held-out rows, and what each loses against fp32.
 
---device cpu tries everything out without a GPU, with a few requests; nothing of that is a result.
+gpu.json is described in gpu_record.py; gpu.md has the tables, and says of each claim whether the record bears it out.
+
+    make bench-gpu SUBJECTS=minilm    or    python bench/gpu.py [minilm bert-base resnet50 vgg16] [--parts graphs …]
+
+By default all subjects and parts, into bench/results/<gpu>. --device cpu tries everything out without a GPU, with a few
+requests; nothing of that is a result.
+
+Where a command may last ten minutes, take a subject at a time: `--parts graphs compile`, then all, again until nothing
+is left. How long that takes on a GPU is an estimate, for none was had: a minute for the graphs; three to five for
+compiling text, one or two images; six to nine for the speed of text, most of it BERT-base's largest batches, two for
+images; one for the rest. A trial of minilm and resnet50 takes four and a half minutes on one core.
 """
 
 from __future__ import annotations
@@ -22,42 +33,100 @@ import json
 import os
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import gpu_limits
 import numpy as np
 import torch
-from export import ROOT, SUBJECTS, Subject, make_graphs, operations
-from figures.table import markdown
+from export import ROOT, SUBJECTS, TUNED, Subject, make_graphs, operations
+from figures import gpu as tables
+from gpu_engines import COMPILED, REFERENCE, Engine, Engines, in_a_line, wanted
+from gpu_record import Record
+from gpu_served import serving
 
 from tldeploy import environment
 from tldeploy.artifacts import write_file
-from tldeploy.backbones.network import TextNetwork
+from tldeploy.backbones.network import ImageNetwork, Network, TextNetwork
 from tldeploy.data.rows import Rows
-from tldeploy.errors import MachineError
+from tldeploy.errors import ArtifactError, MachineError, TldeployError, UsageError
+from tldeploy.measuring.nvml import Gpu, find_gpus, utilisation
 from tldeploy.measuring.profiling import profile, provider_shares
+from tldeploy.recipe import Export
 from tldeploy.runtime.session import open_session
 
-ROUNDS, ROUND_MS = 7, 100.0
-LENGTHS, BATCHES = (16, 128, 384), (1, 8, 32, 128)
-# Compiling takes many seconds for each shape, and trying out all kernels minutes.
-COMPILED = {"compile fp16": None, "compile fp16 max-autotune": ("1 x 128", "32 x 128", "1 x 224", "32 x 224")}
-EAGER = ("torch fp32", "torch fp16", "torch bf16")
-HOW = ("onnxruntime", "onnxruntime bound", "onnxruntime captured")
-REFERENCE, BEST_PEER = "torch fp32", "compile fp16"
-COPY_BYTES, PRODUCT_SIZE = 2**30, 8192
+BUILD = ROOT / "build" / "gpu"
+ROUNDS, ROUND_MS, FEWEST, MOST = 7, 30.0, 3, 200
+LENGTHS, BATCHES = (128, 16, 384), (1, 32, 8, 128)  # what claims are made of first
+BUSY_REQUESTS, BUSY_S = ("32 x 128", "32 x 224"), 1.5
 SCORED_ROWS, SCORED_BATCH = 512, 32
 
 
+class Job:
+    """A subject on a device. few: only what trying out takes. gpu: what NVML tells of it; None where it does not.
+
+    scratch: a folder that goes with the job. stack: closes what it opened.
+    """
+
+    def __init__(
+        self, subject: Subject, device: str, gpu: Gpu | None, record: Record, scratch: Path, stack: ExitStack
+    ) -> None:
+        self.subject, self.device, self.gpu, self.record = subject, device, gpu, record
+        self.scratch, self._stack = scratch, stack
+        self.few, self.found = device == "cpu", record.of(subject.name)
+        self.folder = BUILD / subject.name
+        self.requests = requests(subject, self.few)
+
+    @property
+    def graphs(self) -> dict[str, Path]:
+        """By variant; made where they are not there yet."""
+        made = self.folder / "graphs.json"
+        if not made.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            files = make_graphs(self.subject, self.folder, "cuda")
+            self.subject.network.save(self.folder / "torch")
+            write_file(made, json.dumps({variant: file.name for variant, file in files.items()}) + "\n")
+        return {variant: self.folder / file for variant, file in json.loads(made.read_text(encoding="utf-8")).items()}
+
+    @cached_property
+    def engines(self) -> Engines:
+        """All that the parts ask, with a server for the graphs; each is opened when it is first asked for."""
+        convolutional = isinstance(self.subject.network, ImageNetwork)
+        here = wanted(self.graphs, self.folder / "torch", self.device, self.gpu, convolutional)
+        served = serving(self.graphs, self.subject.task, self.device, self.scratch, self.gpu)
+        engines = Engines(here | self._stack.enter_context(served), self._at_once())
+        self._stack.callback(engines.close)
+        return engines
+
+    def _at_once(self) -> int:
+        """Processes that may start at the same time, without one's memory being taken for another's."""
+        hidden = self.gpu is not None and self.gpu.used_mb_of(own_pid()) is None
+        return 1 if hidden else max(1, environment.usable_cores() // 2)
+
+    def missing(self) -> dict[str, Path]:
+        """The inputs of the requests that are not measured yet."""
+        return {request: self.written(request) for request in self.record.missing(self.subject.name, self.requests)}
+
+    def written(self, request: str) -> Path:
+        file = self.scratch / f"{request}.npz"
+        if not file.exists():
+            np.savez(file, **self.requests[request])
+        return file
+
+    def keep(self) -> None:
+        self.record.keep()
+        write_file(self.record.folder / "gpu.md", tables.page(self.record.content))
+
+
 def requests(subject: Subject, few: bool) -> dict[str, dict[str, Any]]:
-    """One batch for each shape, of real token ids or of smooth images. few: only what trying out takes."""
-    batches = BATCHES[:2] if few else BATCHES
+    """One batch for each shape, of real token ids or of smooth images."""
+    batches = BATCHES[:1] if few else BATCHES
     if isinstance(subject.network, TextNetwork):
         ids = next(iter(subject.requests.values()))[0]["input_ids"].ravel()
         draw, found = np.random.default_rng(0), {}
@@ -71,241 +140,176 @@ def requests(subject: Subject, few: bool) -> dict[str, dict[str, Any]]:
     return {f"{batch} x 224": {"pixels": np.repeat(pixels, batch, axis=0)} for batch in batches}
 
 
-class Engine:
-    """A process that runs gpu_engine.py. seconds: what opening took."""
-
-    def __init__(self, name: str, file: Path, device: str) -> None:
-        command = [sys.executable, str(Path(__file__).with_name("gpu_engine.py")), name, str(file), device]
-        within = os.environ | {"PYTHONPATH": str(ROOT)}
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=within)
-        self.seconds: float = self._answer()["seconds"]
-
-    def ask(self, **what: Any) -> dict[str, Any]:
-        """Raises MachineError when the process has ended."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(what) + "\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            asked = f"run {self._process.args[2]}"  # type: ignore[index]
-            raise MachineError(asked, f"its process ended with {self._process.wait()}", "see what it said above")
-        found: dict[str, Any] = json.loads(line)
-        return found
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+def graphs(job: Job) -> None:
+    inputs = job.requests
+    job.found["about"] = {
+        "parameters": weights_read(job.subject.network),
+        "operations": {request: counted(job.subject, request, tensors) for request, tensors in inputs.items()},
+        "input_bytes": {request: sum(each.nbytes for each in tensors.values()) for request, tensors in inputs.items()},
+        "size_bytes": {variant: file.stat().st_size for variant, file in job.graphs.items()},
+    }
 
 
-def opened(stack: ExitStack, wanted_engines: dict[str, tuple[str, Path]], device: str) -> dict[str, Engine]:
-    """Those that can be opened here; of the others it is said why not."""
-    engines = {}
-    for name, (kind, file) in wanted_engines.items():
+def weights_read(network: Network) -> int:
+    """The parameters that any request reads; of an embedding's table it reads a few rows."""
+    tables = sum(module.weight.numel() for module in network.modules() if isinstance(module, torch.nn.Embedding))
+    return sum(parameter.numel() for parameter in network.parameters()) - tables
+
+
+def counted(subject: Subject, request: str, tensors: Mapping[str, Any]) -> int:
+    """Operations: of one row, which is run here, times the rows."""
+    row = {name: values[:1] for name, values in tensors.items()}
+    rows = len(next(iter(tensors.values())))
+    return rows * operations(replace(subject, requests={request: [row]}), request)
+
+
+def compiling(job: Job) -> None:
+    """Nothing where all shapes are measured, and on a CPU, which nothing is compiled for."""
+    if (missing := job.missing()) and not job.few:
+        job.engines.those(list(COMPILED))
+        job.engines.compile(missing)
+
+
+def speed(job: Job) -> None:
+    if missing := job.missing():
+        job.found["machine"] = gpu_limits.measured(job.device)
+    if "about" not in job.found:
+        graphs(job)
+    for request, file in missing.items():
+        job.found.setdefault("requests", {})[request] = measured(job, request, file)
+        job.keep()
+        print(tables.speed(job.subject.name, request, job.found["requests"][request], job.found))
+
+
+def measured(job: Job, request: str, file: Path) -> dict[str, Any]:
+    """Every engine at one request; those that fail at it are left out with what they said."""
+    engines, gpu, draw = job.engines, job.gpu, np.random.default_rng(0)
+    asked = engines.for_request(request)
+    fewest, rounds = (1, 2) if job.few else (FEWEST, ROUNDS)
+    found: dict[str, Any] = {"rounds": {}, "off": {}, "busy": {}, "left_out": dict(engines.refused)}
+    if REFERENCE not in asked:
+        raise MachineError(f"measure {request}", engines.refused[REFERENCE], "without it there are no ratios")
+    expected = asked[REFERENCE].answer(file)
+    times = {}
+
+    def first(name: str, engine: Engine) -> None:
+        job.found.setdefault("proof", {})[name] = engine.proof
+        took = engine.time(file, fewest)["wall_ms"]
+        times[name] = max(fewest, min(MOST, round(ROUND_MS / statistics.median(took))))
+        found["off"][name] = float(np.abs(engine.answer(file) - expected).max())
+        found["rounds"][name] = {}
+
+    def in_a_round(name: str, engine: Engine) -> None:
+        for clock, took in engine.time(file, times[name]).items():
+            found["rounds"][name].setdefault(clock, []).append(round(statistics.median(took), 5))
+
+    def busily(name: str, engine: Engine) -> None:
+        found["busy"][name] = busy(engine, file, gpu) if gpu else {}
+
+    def attempt(name: str, what: Callable[[str, Engine], None]) -> None:
+        if name in found["left_out"]:
+            return
         try:
-            engines[name] = Engine(kind, file, device)
-            stack.callback(engines[name].close)
-        except MachineError as error:
-            print(f"{name}: {error.found}", file=sys.stderr)
-    return engines
+            what(name, asked[name])
+        except TldeployError as error:
+            if name == REFERENCE:
+                raise
+            found["left_out"][name] = in_a_line(error)
+            for part in ("rounds", "off", "busy"):
+                found[part].pop(name, None)
+            engines.drop(name)
+
+    for name in asked:
+        attempt(name, first)
+    for _ in range(rounds):
+        for name in draw.permutation(list(asked)).tolist():
+            attempt(name, in_a_round)
+    for name in asked if gpu and request in BUSY_REQUESTS else ():
+        attempt(name, busily)
+    return found
 
 
-def measure(subject: Subject, device: str, folder: Path) -> dict[str, Any]:
-    """Medians in ms of every round, by request and engine, and what else the table says."""
-    few = device == "cpu"
-    graphs = make_graphs(subject, folder, "cuda")
-    subject.network.save(folder / "torch")
-    wanted_engines = {name: (name, folder / "torch") for name in (*EAGER, *([] if few else COMPILED))}
-    wanted_engines |= {
-        " ".join([kind.split()[0], variant, *kind.split()[1:]]): (kind, file)
-        for variant, file in graphs.items()
-        for kind in HOW
-    }
-    asked, draw = requests(subject, few), np.random.default_rng(0)
-    found: dict[str, dict[str, dict[str, list[float]]]] = {}
-    with ExitStack() as stack:
-        engines = opened(stack, wanted_engines, device)
-        for request, inputs in asked.items():
-            file = folder / f"{request}.npz"
-            np.savez(file, **inputs)
-            takes = [name for name in engines if request in (COMPILED.get(name) or asked)]
-            first = {name: engines[name].ask(inputs=str(file), times=3) for name in takes}
-            rounds: dict[str, dict[str, list[float]]] = {name: {"wall_ms": [], "device_ms": []} for name in takes}
-            for _ in range(2 if few else ROUNDS):
-                for name in draw.permutation(takes).tolist():
-                    times = max(3, min(200, round(ROUND_MS / statistics.median(first[name]["wall_ms"]))))
-                    took = engines[name].ask(inputs=str(file), times=times)
-                    for clock in rounds[name]:
-                        rounds[name][clock].append(round(statistics.median(took[clock]), 5))
-            found[request] = rounds
-            print(subject.name, request, ratios(rounds, REFERENCE, "wall_ms"), file=sys.stderr)
-        quality = scored(subject, engines, folder, 32 if few else SCORED_ROWS) if subject.name == "minilm" else {}
-        seconds = {name: engine.seconds for name, engine in engines.items()}
-    counted = {
-        request: operations(replace(subject, requests={request: [inputs]}), request)
-        for request, inputs in asked.items()
-    }
-    weights = sum(parameter.numel() for parameter in subject.network.parameters())
-    moved = {request: sum(values.nbytes for values in inputs.values()) for request, inputs in asked.items()}
+def busy(engine: Engine, file: Path, gpu: Gpu) -> dict[str, float | None]:
+    with utilisation(gpu) as percents:
+        engine.keep_busy(file, BUSY_S)
     return {
-        "rounds": found,
-        "seconds_to_open": seconds,
-        "size_bytes": {f"onnxruntime {name}": file.stat().st_size for name, file in graphs.items()},
-        "operations": counted,
-        "parameters": weights,
-        "input_bytes": moved,
-        "quality": quality,
-        "placement": {name: placed(file, device, next(iter(asked.values()))) for name, file in graphs.items()},
+        "utilisation_percent": statistics.mean(percents) if percents else None,
+        "memory_mb": engine.memory_mb(),
     }
 
 
-def placed(graph: Path, device: str, inputs: dict[str, Any]) -> dict[str, float]:
+def placement(job: Job) -> None:
+    if "placement" not in job.found:
+        inputs = next(iter(job.requests.values()))
+        job.found["placement"] = {variant: placed(file, job.device, inputs) for variant, file in job.graphs.items()}
+
+
+def placed(graph: Path, device: str, inputs: Mapping[str, Any]) -> dict[str, float]:
     """The share of time on each execution provider; empty where the session does not open."""
     provider = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
     try:
         open_session(graph, provider)
         return provider_shares(profile(graph, [inputs] * 5, provider))
-    except MachineError as error:
+    except TldeployError as error:
         print(f"{graph.name}: {error.found}", file=sys.stderr)
         return {}
 
 
-def scored(subject: Subject, engines: dict[str, Engine], folder: Path, most: int) -> dict[str, Any]:
-    """The task metric of every engine on held-out rows, with its interval, and its agreement with the reference."""
-    rows = Rows.load(ROOT / "models" / "review-sentiment" / "tuned" / "test.jsonl")
-    taken = rows.take(np.arange(min(most, len(rows))))
-    answers = {}
-    for name, engine in engines.items():
-        if name in COMPILED:  # of the same weights and precision as eager, and minutes for every length
-            continue
+def quality(job: Job) -> None:
+    """Of MiniLM alone, whose weights are real. Compiled engines have the weights and the precision of eager ones, and
+    would compile for every length."""
+    if job.subject.name != "minilm" or "quality" in job.found:
+        return
+    held_out, task = Rows.load(TUNED / "test.jsonl"), job.subject.task
+    rows = held_out.take(np.arange(min(32 if job.few else SCORED_ROWS, len(held_out))))
+    answers, file = {}, job.scratch / "scored.npz"
+    for name, engine in job.engines.that_compute().items():
         parts = []
-        for start in range(0, len(taken), SCORED_BATCH):
-            np.savez(folder / "scored.npz", **subject.task.encode(taken.inputs[start : start + SCORED_BATCH]))
-            engine.ask(inputs=str(folder / "scored.npz"), to=str(folder / "scored.npy"))
-            parts.append(np.load(folder / "scored.npy"))
-        answers[name] = subject.task.decode(np.concatenate(parts))
-    return {
-        name: {
-            **subject.task.measure(taken.classes, found).as_json(),
-            "agreement": float((found == answers[REFERENCE]).mean()),
-        }
-        for name, found in answers.items()
+        for start in range(0, len(rows), SCORED_BATCH):
+            np.savez(file, **task.encode(rows.inputs[start : start + SCORED_BATCH]))
+            parts.append(engine.answer(file))
+        answers[name] = task.decode(np.concatenate(parts))
+    job.found["quality"] = {
+        "rows": len(rows),
+        "metric": "weighted F1",
+        "budget_points": Export().max_drop,
+        "engines": {
+            name: {
+                "metric": task.measure(rows.classes, predicted).as_json(),
+                "drop": task.drop(rows.classes, answers[REFERENCE], predicted).as_json(),
+            }
+            for name, predicted in answers.items()
+        },
     }
 
 
-def limits(device: str) -> dict[str, float]:
-    """What this machine reaches: bytes a second of a large copy, counted both ways, and operations a second of a large
-    matrix product of random numbers in each precision, by the best of some runs."""
-    size = PRODUCT_SIZE if device == "cuda" else 512
-    source = torch.empty(COPY_BYTES if device == "cuda" else 2**24, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    found = {"bytes_per_s": 2 * source.numel() / fastest_s(lambda: target.copy_(source), device)}
-    for name, dtype in {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}.items():
-        left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-        found[f"{name}_per_s"] = 2 * size**3 / fastest_s(lambda a=left, b=right: a @ b, device)
-    return found
+PARTS: dict[str, Callable[[Job], None]] = {
+    "graphs": graphs,
+    "compile": compiling,
+    "speed": speed,
+    "placement": placement,
+    "quality": quality,
+}
 
 
-def fastest_s(run: Any, device: str) -> float:
-    took = []
-    for _ in range(12):
-        if device == "cuda":
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            run()
-            end.record()
-            torch.cuda.synchronize()
-            took.append(start.elapsed_time(end) / 1000)
-        else:
-            import time
-
-            begun = time.perf_counter()
-            run()
-            took.append(time.perf_counter() - begun)
-    return min(took[2:])
+def counters(device: str) -> tuple[Gpu | None, str | None]:
+    """The GPU that PyTorch calls its first, as NVML tells of it; or why it does not."""
+    try:
+        gpus = find_gpus()
+        uuid = str(torch.cuda.get_device_properties(0).uuid) if device == "cuda" else ""
+        gpu = next((gpu for gpu in gpus if uuid in gpu.uuid), None)
+        if gpu is None:
+            return None, "NVML does not know the GPU that PyTorch uses"
+        gpu.busy_percent(), gpu.used_mb()
+    except OSError as error:
+        return None, str(error)
+    return gpu, None
 
 
-def precision_of(engine: str) -> str:
-    """What an engine computes in; weights of few bits are computed in fp16 or fp32, and fp32 is the safe guess."""
-    return next((name for name in ("fp16", "bf16") if name in engine), "fp32")
-
-
-WEIGHT_BYTES = {"int4-weights": 0.5, "int8-weights": 1, "fp16": 2, "bf16": 2}
-
-
-def limit_ms(engine: str, result: dict[str, Any], machine: dict[str, float], request: str) -> float:
-    """The least that the request could take: operations, or bytes of weights and inputs, whichever is slower."""
-    bytes_each = next((size for name, size in WEIGHT_BYTES.items() if name in engine), 4)
-    moved = result["parameters"] * bytes_each + result["input_bytes"][request]
-    computing = result["operations"][request] / machine[f"{precision_of(engine)}_per_s"]
-    return 1000 * max(computing, moved / machine["bytes_per_s"])
-
-
-def ratios(rounds: dict[str, dict[str, list[float]]], base: str, clock: str) -> dict[str, list[float]]:
-    """How many times as fast as `base`: the median over rounds, and its 95 % bootstrap interval."""
-    reference = np.array(rounds[base][clock])
-    draw = np.random.default_rng(0).integers(0, len(reference), (2000, len(reference)))
-    found = {}
-    for name, took in rounds.items():
-        ratio = reference / np.array(took[clock])
-        low, high = np.quantile(np.median(ratio[draw], axis=1), [0.025, 0.975])
-        found[name] = [round(float(value), 3) for value in (np.median(ratio), low, high)]
-    return found
-
-
-def tables(name: str, result: dict[str, Any], machine: dict[str, float]) -> str:
-    """For each request a table of the engines; the task metric and the placement where they were measured."""
-    shown = []
-    for request, rounds in result["rounds"].items():
-        times, rows = {clock: ratios(rounds, REFERENCE, clock) for clock in ("wall_ms", "device_ms")}, []
-        for engine, took in rounds.items():
-            wall, device = (statistics.median(took[clock]) for clock in ("wall_ms", "device_ms"))
-            spread = [
-                f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in (times[clock][engine] for clock in times)
-            ]
-            share = limit_ms(engine, result, machine, request) / device
-            rows.append([engine, f"{wall:.3f}", spread[0], f"{device:.3f}", spread[1], f"{share:.0%}"])
-        head = [f"{name}, {request}", "ms, host to host", "times torch fp32", "ms, on the GPU", "times", "of the limit"]
-        shown.append(markdown(head, rows))
-    if result["quality"]:
-        rows = [
-            [engine, f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]", f"{found['agreement']:.3f}"]
-            for engine, found in result["quality"].items()
-        ]
-        shown.append(markdown([f"{name}, held-out rows", "metric", "labels as torch fp32"], rows))
-    rows = [
-        [f"onnxruntime {variant}", ", ".join(f"{provider} {share:.1%}" for provider, share in shares.items()) or "-"]
-        for variant, shares in result["placement"].items()
-    ]
-    return "\n\n".join([*shown, markdown([f"{name}", "share of the time"], rows)])
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("subjects", nargs="*", default=list(SUBJECTS))
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    asked = parser.parse_args()
-    if asked.device == "cuda" and not torch.cuda.is_available():
-        fix = "run it where there is one, with PyTorch's CUDA build; `tldeploy doctor` says what is missing"
-        print(MachineError("measure on a GPU", "PyTorch finds no CUDA GPU here", fix), file=sys.stderr)
-        raise SystemExit(MachineError.exit_code)
-    out = asked.out or ROOT / "bench" / "results" / named_after(asked.device)
-    out.mkdir(parents=True, exist_ok=True)
-    file = out / "gpu.json"
-    results = json.loads(file.read_text(encoding="utf-8"))["results"] if file.exists() else {}
-    machine = limits(asked.device)
-    for name in asked.subjects:
-        subject = SUBJECTS[name]()
-        with tempfile.TemporaryDirectory() as folder:
-            results[name] = measure(subject, asked.device, Path(folder)) | {"machine": machine}
-        report = {"environment": environment.describe(), "device": asked.device, "results": results}
-        write_file(file, json.dumps(report, indent=1) + "\n")
-        write_file(out / "gpu.md", "\n\n".join([about(report, machine), *shown(results)]) + "\n")
+def own_pid() -> int:
+    """Of this process, once it has something on the GPU."""
+    torch.zeros(1, device="cuda")
+    return os.getpid()
 
 
 def named_after(device: str) -> str:
@@ -315,18 +319,38 @@ def named_after(device: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
 
 
-def shown(results: dict[str, Any]) -> Sequence[str]:
-    return [tables(name, result, result["machine"]) for name, result in results.items()]
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("subjects", nargs="*", default=list(SUBJECTS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    asked = parser.parse_args()
+    try:
+        run(asked.subjects, asked.parts, asked.device, asked.out)
+    except TldeployError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(error.exit_code) from error
 
 
-def about(report: dict[str, Any], machine: dict[str, float]) -> str:
-    gpus = ", ".join(gpu["name"] for gpu in report["environment"]["gpus"]) or f"{report['environment']['cpu']}, no GPU"
-    rates = ", ".join(f"{name} {machine[f'{name}_per_s'] / 1e12:.1f}" for name in ("fp32", "fp16", "bf16"))
-    copied = machine["bytes_per_s"] / 1e12
-    return (
-        f"{gpus}; copying {copied:.2f} TB/s counted both ways, matrix products in TFLOP/s: {rates}. "
-        f"Medians of {ROUNDS} interleaved rounds; ratios with their 95 % interval."
-    )
+def run(subjects: list[str], parts: list[str], device: str, out: Path | None) -> None:
+    if unknown := [name for name in subjects if name not in SUBJECTS]:
+        raise UsageError(f"measure {', '.join(unknown)}", "there is no such subject", f"name {', '.join(SUBJECTS)}")
+    if device == "cuda" and not torch.cuda.is_available():
+        fix = "run it where there is one, with PyTorch's CUDA build; `tldeploy doctor` says what is missing"
+        raise MachineError("measure on a GPU", "PyTorch finds no CUDA GPU here", fix)
+    if not set(subjects) <= {"resnet50", "vgg16"} and not TUNED.exists():
+        fix = "run `make demo` before, or name resnet50 and vgg16 alone"
+        raise ArtifactError("measure on texts", f"{TUNED.relative_to(ROOT)} is not there", fix)
+    gpu, why_not = counters(device)
+    record = Record(out or ROOT / "bench" / "results" / named_after(device), environment.describe(), device, why_not)
+    for name in subjects:
+        with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+            job = Job(SUBJECTS[name](), device, gpu, record, Path(scratch), stack)
+            for part in (PARTS[name] for name in PARTS if name in parts):
+                part(job)
+                job.keep()
+    print(tables.claims(record.content["results"]))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import ctypes
 import math
 import os
 from collections.abc import Sequence
@@ -11,16 +10,13 @@ import numpy as np
 import pytest
 
 from tests.engine import Engine
+from tests.measuring.driver import Nvml, no_driver
 from tldeploy.benchmarking.remarks import energy as energy_words
 from tldeploy.benchmarking.scenarios import closed_loop as closed_loop_figures
 from tldeploy.measuring.energy import Meter, find_meter
 from tldeploy.measuring.scenarios import closed_loop
 
 RANGE_UJ = 262_143_328_850  # of a package in practice
-
-
-def no_driver(name: str) -> Any:
-    raise OSError(f"{name}: cannot open shared object file")
 
 
 def zone(powercap: Path, place: str, name: str, energy_uj: int) -> Path:
@@ -119,28 +115,6 @@ def test_the_report_says_what_counted_or_why_nothing_did(tmp_path: Path) -> None
     zone(tmp_path, "0:1", "dram", 0)
     counted = "energy: counted by package-0, dram, all that the machine drew meanwhile included"
     assert energy_words(meter(tmp_path).as_json()) == counted
-
-
-class Nvml:
-    """NVML as a driver with two GPUs has it, of which the second is too old to count. millijoules: of the first."""
-
-    def __init__(self) -> None:
-        self.millijoules = 1000
-
-    def nvmlInit_v2(self) -> int:  # noqa: N802
-        return 0
-
-    def nvmlDeviceGetCount_v2(self, count: Any) -> int:  # noqa: N802
-        count._obj.value = 2
-        return 0
-
-    def nvmlDeviceGetHandleByIndex_v2(self, number: ctypes.c_uint, device: Any) -> int:  # noqa: N802
-        device._obj.value = 100 + number.value
-        return 0
-
-    def nvmlDeviceGetTotalEnergyConsumption(self, device: ctypes.c_void_p, millijoules: Any) -> int:  # noqa: N802
-        millijoules._obj.value = self.millijoules
-        return 0 if device.value == 100 else 3
 
 
 def test_a_gpu_counts_beside_the_processor_and_without_it(tmp_path: Path) -> None:

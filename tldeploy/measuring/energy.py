@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tldeploy.measuring.nvml import find_gpus
+
 POWERCAP = Path("/sys/class/powercap")
-NVML = "libnvidia-ml.so.1"
 
 
 @dataclass(frozen=True)
@@ -88,27 +89,10 @@ def _reader(file: Path) -> Callable[[], float]:
 def _gpus(load: Callable[[str], Any]) -> list[Counter]:
     """One counter a GPU, from Volta on; none where there is no driver."""
     try:
-        nvml = load(NVML)
+        counters = [Counter(gpu.name, gpu.energy_j) for gpu in find_gpus(load)]
     except OSError:
         return []
-    count = ctypes.c_uint()
-    if nvml.nvmlInit_v2() or nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)):
-        return []
-    counters = [Counter(f"gpu {number}", _gpu_reader(nvml, number)) for number in range(count.value)]
     return [counter for counter in counters if not math.isnan(_or_nan(counter))]
-
-
-def _gpu_reader(nvml: Any, number: int) -> Callable[[], float]:
-    device = ctypes.c_void_p()
-    failed = nvml.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(number), ctypes.byref(device))
-
-    def read() -> float:
-        millijoules = ctypes.c_ulonglong()
-        if failed or nvml.nvmlDeviceGetTotalEnergyConsumption(device, ctypes.byref(millijoules)):
-            raise OSError(f"NVML does not tell the energy of GPU {number}")
-        return millijoules.value / 1000
-
-    return read
 
 
 def _or_nan(counter: Counter) -> float:

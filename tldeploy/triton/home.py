@@ -271,8 +271,10 @@ def _make_environment(python: str, env: Path) -> None:
     _run([python, "-m", "venv", "--without-pip", str(env)], "make an environment for Triton's workers")
     pins = [f"{name}=={version}" for name, version in _pins().items()]
     # --no-deps: what these declare beside each other (huggingface-hub, protobuf, …) is not used by the workers.
+    # --ignore-installed: what is on PYTHONPATH would pass for installed, and the workers do not see it.
+    install = ["install", "--no-deps", "--ignore-installed", "--only-binary", ":all:", *pins]
     _pip(
-        ["--python", str(env / "bin" / "python"), "install", "--no-deps", "--only-binary", ":all:", *pins],
+        ["--python", str(env / "bin" / "python"), *install],
         f"install {', '.join(pins)} for Triton's workers",
     )
     check = "import numpy, onnxruntime, PIL, tokenizers"
