@@ -218,12 +218,11 @@ def test_a_full_disk_is_one_clear_message_in_every_stage(
     assert not getattr(pipeline, stage)(folder).skipped
 
 
-def test_bad_data_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+def test_bad_data_is_refused_before_anything_is_written(tmp_path: Path, tldeploy: Callable[..., Done]) -> None:
     folder = write_project(tmp_path / "tiny")
     with (folder / "reviews.csv").open("ab") as stream:
         stream.write(b"caf\xe9,positive\n")
-    command = [sys.executable, "-m", "tldeploy", "run", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = tldeploy("run", folder)
     assert done.returncode == DataError.exit_code
     assert "it is not utf-8: byte 0xe9 on line 402" in done.stderr
     assert "Traceback" not in done.stderr
