@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from tests.exporting.tiny_source import image_source, text_source
@@ -16,3 +18,11 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Source:
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Source:
     return image_source(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="package", autouse=True)
+def loaded_once() -> Iterator[None]:
+    """Loading takes a process each time, and has tests of its own: here once is enough."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tldeploy.measuring.loading.TURNS", 1)
+        yield
