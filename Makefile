@@ -50,12 +50,13 @@ clean:
 	rm -rf models/*/tuned models/*/onnx models/*/bench models/*/.cache models/*/report.* models/*/comparison.*
 	find triton_repo -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
 
-# The environment is usable only when .ready is there: an interrupted installation starts again.
+# The environment is usable only when .ready is there: an interrupted installation starts again. Python compiles what is
+# imported, when it is; to compile the tens of thousands of other files would take longer than to unpack them.
 $(READY): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo 'error: no Python 3.11 or 3.12 with venv; install one (Debian: python3-venv)'; exit 6; }
 	@echo "setting up .venv with $(PYTHON) (once; about 3 GB)"
 	@rm -f $@
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@

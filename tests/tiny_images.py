@@ -44,6 +44,7 @@ deploy:
 bench:
   engines: [torch, onnxruntime, triton-http, triton-grpc, triton-shared-memory]
   seconds: 0.3
+  scenarios: []
   concurrency: [1, 4]
 """
 

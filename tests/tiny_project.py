@@ -43,6 +43,11 @@ bench:
   concurrency: [1, 4]
 """
 
+# For tests of what happens between the stages: one graph, and one engine that is measured for a moment.
+QUICK = RECIPE.replace("deploy:\n", "export:\n  variants: [fp32]\ndeploy:\n").replace(
+    "engines: [onnxruntime, triton-http]", "engines: [onnxruntime]\n  scenarios: []"
+)
+
 PACKED_TABLE = b"1\t0.5\tcaf\xe9, good\n2\t-1\tbad\n"
 FETCH = f"""\
 fetch:
@@ -112,10 +117,10 @@ def write_index(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
 
 
-def write_project(folder: Path) -> Path:
+def write_project(folder: Path, recipe: str = RECIPE) -> Path:
     """A folder with recipe.yaml, reviews.csv and backbone/, ready to run."""
     folder.mkdir(parents=True, exist_ok=True)
     write_backbone(folder / "backbone")
     write_reviews(folder / "reviews.csv")
-    (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
+    (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
     return folder

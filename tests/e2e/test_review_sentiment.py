@@ -30,16 +30,20 @@ pytestmark = pytest.mark.timeout(1800)  # it trains a real network, on whatever 
 
 ROOT = Path(__file__).parent.parent.parent
 NAME = "review-sentiment"
-ROWS, HELD_OUT = 200, 1854
+ROWS, BENCHED, HELD_OUT = 200, 100, 1854
 
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project's recipe, run in an empty folder, with three variants that are all kept; the bench is cut short."""
+    """The project's recipe, run in an empty folder, with three variants that are all kept.
+
+    The bench is cut short: a tenth of the seconds, BENCHED rows, up to 4 clients, and no requests at random.
+    """
     folder = tmp_path_factory.mktemp("work") / "models" / NAME
     folder.mkdir(parents=True)
     recipe = (ROOT / "models" / NAME / "recipe.yaml").read_text(encoding="utf-8")
-    recipe, found = re.subn(r"  seconds: 3 .*", f"  seconds: 0.3\n  rows: {ROWS}\n  scenarios: []", recipe)
+    short = f"  concurrency: [1, 4]\n  seconds: 0.3\n  rows: {BENCHED}\n  scenarios: []"
+    recipe, found = re.subn(r"  concurrency: \[1, 4, 16\]\n  seconds: 3 .*", short, recipe)
     assert found == 1
     three = "export:\n  variants: [fp32, fused, int8-dynamic]\n  keep_all: true\n"
     (folder / "recipe.yaml").write_text(recipe.replace("export:\n", three), encoding="utf-8")
@@ -94,7 +98,7 @@ def test_every_engine_is_in_the_report_with_what_really_ran(report: dict[str, An
     ]
     assert {providers[name] for name in providers if name.startswith("onnxruntime")} == {"CPUExecutionProvider"}
     assert all("Triton 2." in providers[name] for name in providers if name.startswith("triton"))
-    assert all(set(engine["throughput_per_s"]) == {"1", "4", "16"} for engine in report["engines"])
+    assert all(set(engine["throughput_per_s"]) == {"1", "4"} for engine in report["engines"])
 
 
 def test_fine_tuning_reaches_the_published_figure_on_the_held_out_reviews(job: Path, report: dict[str, Any]) -> None:
@@ -104,7 +108,7 @@ def test_fine_tuning_reaches_the_published_figure_on_the_held_out_reviews(job: P
     assert held_out["value"] >= 0.77
     floats = {"torch eager", "onnxruntime fp32", "onnxruntime fused"}
     metrics = [engine["metric"] for engine in report["engines"] if engine["name"] in floats]
-    assert [metric["rows"] for metric in metrics] == [ROWS] * 3
+    assert [metric["rows"] for metric in metrics] == [BENCHED] * 3
     assert len({metric["value"] for metric in metrics}) == 1
 
 

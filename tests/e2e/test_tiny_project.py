@@ -2,41 +2,62 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.tiny_project import FETCH, write_index, write_project
+from tests.tiny_project import FETCH, QUICK, RECIPE, write_index, write_project
 from tldeploy import artifacts, pipeline, serving
+from tldeploy.cli import execute
 from tldeploy.errors import ArtifactError, DataError, QualityError, StorageError
 from tldeploy.triton import repository
 
-STAGES = {"tune": "tuned", "export": "onnx", "bench": "bench"}
-
-
-def tldeploy(*arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tldeploy", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, **options)  # type: ignore[call-overload,no-any-return]
+Done = subprocess.CompletedProcess[str]
+STAGES = {"tune": "tuned", "export": "onnx", "deploy": "triton_repo", "bench": "bench"}
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole job with nothing left out; tests that change something take a copy of it."""
     folder = write_project(tmp_path_factory.mktemp("job") / "tiny")
-    done = tldeploy("run", folder, "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])
+    with contextlib.redirect_stdout(io.StringIO()) as told:
+        assert execute(["run", str(folder), "--json"]) == 0
+    assert json.loads(told.getvalue().splitlines()[-1])
     return folder
 
 
+def copied(project: Path, folder: Path, recipe: str, without: tuple[str, ...] = ()) -> Path:
+    """The finished job with another recipe, less the artifacts of some stages."""
+    left_out = [STAGES[stage] for stage in without]
+    shutil.copytree(project, folder, ignore=shutil.ignore_patterns(".cache", *left_out))
+    (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def tldeploy(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """A command line in this process; processes are for signals."""
+
+    def run(*arguments: str | Path) -> Done:
+        capsys.readouterr()
+        code = execute([str(argument) for argument in arguments])
+        return Done(arguments, code, *capsys.readouterr())
+
+    return run
+
+
 def test_a_run_leaves_every_artifact_and_the_report(project: Path) -> None:
-    for kind, folder in STAGES.items():
-        assert artifacts.load(project / folder, kind).name == "tiny"
+    for kind in ("tune", "export", "bench"):
+        assert artifacts.load(project / STAGES[kind], kind).name == "tiny"
     assert (project / "report.html").stat().st_size > 0
     assert {path.name for path in (project / "triton_repo").iterdir()} >= {"tiny", "tiny.graph", "tiny.tokenize"}
 
@@ -52,7 +73,9 @@ def test_what_is_served_is_traced_to_the_recipe_verified_and_without_findings(pr
     assert serving.lint(project / "triton_repo").findings == ()
 
 
-def test_a_bench_that_is_worse_than_an_older_one_exits_with_8(project: Path, tmp_path: Path) -> None:
+def test_a_bench_that_is_worse_than_an_older_one_exits_with_8(
+    project: Path, tmp_path: Path, tldeploy: Callable[..., Done]
+) -> None:
     """Against itself nothing is worse; against a run that was ten times as fast, the latency is.
 
     So much is allowed that the width of the interval, which is the machine's, decides nothing.
@@ -77,130 +100,113 @@ def test_a_bench_that_is_worse_than_an_older_one_exits_with_8(project: Path, tmp
     assert latency["worse_by"]["value"] == pytest.approx(9)
 
 
-def test_a_bench_of_two_generations_is_refused(project: Path) -> None:
-    recipe = project / "recipe.yaml"
-    before = recipe.read_text(encoding="utf-8")
-    recipe.write_text(before.replace("test: 0.3", "test: 0.3\n  seed: 1"), encoding="utf-8")
-    try:
-        pipeline.tune(project)
-        with pytest.raises(ArtifactError, match="the export artifact was made from another tune artifact"):
-            pipeline.bench(project)
-        pipeline.export(project)
-        with pytest.raises(ArtifactError, match="the deploy artifact was made from another export artifact"):
-            pipeline.bench(project)
-    finally:
-        recipe.write_text(before, encoding="utf-8")
-        pipeline.run(project)
+def test_a_bench_of_two_generations_is_refused(project: Path, tmp_path: Path) -> None:
+    recipe = RECIPE.replace("test: 0.3", "test: 0.3\n  seed: 1").replace("tune:\n", "tune:\n  methods: [fine-tuning]\n")
+    folder = copied(project, tmp_path / "tiny", recipe)
+    pipeline.tune(folder)
+    with pytest.raises(ArtifactError, match="the export artifact was made from another tune artifact"):
+        pipeline.bench(folder)
+    pipeline.export(folder, variants=["fp32"])
+    with pytest.raises(ArtifactError, match="the deploy artifact was made from another export artifact"):
+        pipeline.bench(folder)
 
 
-def test_a_changed_recipe_redoes_only_what_depends_on_it(project: Path) -> None:
-    recipe = project / "recipe.yaml"
-    before = recipe.read_text(encoding="utf-8")
-    recipe.write_text(before.replace("seconds: 0.3", "seconds: 0.2"), encoding="utf-8")
-    try:
-        assert {outcome.stage: outcome.skipped for outcome in pipeline.run(project)} == {
-            "tune": True,
-            "export": True,
-            "deploy": True,
-            "bench": False,
-        }
-    finally:
-        recipe.write_text(before, encoding="utf-8")
+def test_a_changed_recipe_redoes_only_what_depends_on_it(project: Path, tmp_path: Path) -> None:
+    recipe = RECIPE.replace("engines: [onnxruntime, triton-http]", "engines: [onnxruntime]\n  scenarios: []")
+    folder = copied(project, tmp_path / "tiny", recipe)
+    assert {outcome.stage: outcome.skipped for outcome in pipeline.run(folder)} == {
+        "tune": True,
+        "export": True,
+        "deploy": True,
+        "bench": False,
+    }
 
 
-def test_settings_found_by_measuring_are_published_and_stay_until_the_recipe_says_otherwise(project: Path) -> None:
-    recipe = project / "recipe.yaml"
-    before = recipe.read_text(encoding="utf-8")
-    tuned = ("deploy", project, "--tune", "--min-latency", "--tune-minutes", "0.05")
-    try:
-        done = tldeploy(*tuned, "--json")
-        assert done.returncode == 0, done.stderr
-        told = json.loads(done.stdout.splitlines()[-1])
-        found, served = told["tuning"], repository.published(project / "triton_repo", "tiny").manifest.details
-        assert told["version"] == served["version"]
-        assert served["tuning"] == found
-        assert {name: served["settings"][name] for name in found["chosen"]} == found["chosen"]
-        assert found["goal"] == {"aim": "latency", "p99_ms": None}
-        assert found["rows"] == "the 70 validation rows"
-        assert serving.lint(project / "triton_repo").findings == ()
+def test_settings_found_by_measuring_are_published_and_stay_until_the_recipe_says_otherwise(
+    project: Path, tmp_path: Path, tldeploy: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Where lengths are merged a worker is started twice for each of the many settings that are tried.
+    monkeypatch.setattr("tldeploy.triton.server.merges_lengths", lambda repository: False)
+    folder = copied(project, tmp_path / "tiny", RECIPE)
+    tuned = ("deploy", folder, "--no-check", "--tune", "--min-latency", "--tune-minutes", "0.05")
+    done = tldeploy(*tuned, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    found, served = told["tuning"], repository.published(folder / "triton_repo", "tiny").manifest.details
+    assert told["version"] == served["version"]
+    assert served["tuning"] == found
+    assert {name: served["settings"][name] for name in found["chosen"]} == found["chosen"]
+    assert found["goal"] == {"aim": "latency", "p99_ms": None}
+    assert found["rows"] == "the 70 validation rows"
+    assert serving.lint(folder / "triton_repo").findings == ()
 
-        again = tldeploy(*tuned)
-        assert "serving: unchanged, kept" in again.stderr
-        assert f"why: {found['reason']}" in again.stdout
-        assert pipeline.deploy(project).skipped, "a deploy without --tune keeps what was found"
+    again = tldeploy(*tuned)
+    assert "serving: unchanged, kept" in again.stderr
+    assert f"why: {found['reason']}" in again.stdout
+    assert pipeline.deploy(folder, check=False).skipped, "a deploy without --tune keeps what was found"
 
-        recipe.write_text(before.replace("repository: triton_repo", "repository: triton_repo\n  instances: 2"))
-        outcome = pipeline.deploy(project)
-        assert outcome.manifest.details["settings"]["instances"] == 2
-        assert outcome.manifest.details["tuning"] is None
+    instances = RECIPE.replace("repository: triton_repo", "repository: triton_repo\n  instances: 2")
+    (folder / "recipe.yaml").write_text(instances, encoding="utf-8")
+    outcome = pipeline.deploy(folder, check=False)
+    assert outcome.manifest.details["settings"]["instances"] == 2
+    assert outcome.manifest.details["tuning"] is None
 
-        unreachable = tldeploy("deploy", project, "--tune", "--p99", "0.001ms", "--tune-minutes", "0.01")
-        assert unreachable.returncode == QualityError.exit_code
-        assert "with 1 client p99 is" in unreachable.stderr
-        assert repository.published(project / "triton_repo", "tiny").version == outcome.manifest.details["version"]
-    finally:
-        recipe.write_text(before, encoding="utf-8")
-        shutil.rmtree(project / "serving", ignore_errors=True)
+    unreachable = tldeploy("deploy", folder, "--tune", "--p99", "0.001ms", "--tune-minutes", "0.01")
+    assert unreachable.returncode == QualityError.exit_code
+    assert "with 1 client p99 is" in unreachable.stderr
+    assert repository.published(folder / "triton_repo", "tiny").version == outcome.manifest.details["version"]
 
 
 # Where each run is stopped, how, and which stages it finds finished by the runs before it.
 INTERRUPTIONS = [
-    ("tune: ", signal.SIGINT, []),
-    ("fine-tuning", signal.SIGTERM, []),
-    ("export: graphs", signal.SIGINT, []),
-    ("export: variants", signal.SIGTERM, ["tune"]),
-    ("deploy: ", signal.SIGINT, ["tune"]),
-    ("bench: one request", signal.SIGINT, ["tune", "export"]),
+    ("tune: ", "SIGINT", []),
+    ("fine-tuning", "SIGTERM", []),
+    ("export: graphs", "SIGINT", []),
+    ("export: variants", "SIGTERM", ["tune"]),
+    ("deploy: ", "SIGINT", ["tune"]),
+    ("bench: one request", "SIGINT", ["tune", "export"]),
 ]
 
 
 def test_a_run_interrupted_in_every_stage_goes_on_from_the_last_finished_one(tmp_path: Path) -> None:
-    folder = write_project(tmp_path / "tiny")
-    for until, stop, finished in INTERRUPTIONS:
-        code, said = interrupted(folder, until, stop)
-        assert code == 130, said
+    folder = write_project(tmp_path / "tiny", QUICK)
+    stops = json.dumps([stop[:2] for stop in INTERRUPTIONS])
+    command = [sys.executable, str(Path(__file__).with_name("stopped_runs.py")), str(folder), stops]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for run, (_, _, finished) in zip(json.loads(done.stdout), INTERRUPTIONS, strict=True):
+        said = run["said"]
+        assert run["code"] == 130, said
         assert "run the same command again" in said
         assert "Traceback" not in said
-        assert [path.name for path in folder.iterdir() if ".writing-" in path.name] == []
+        assert run["half_written"] == []
         assert [stage for stage in ("tune", "export", "deploy") if f"{stage}: unchanged, kept" in said] == finished
     assert [outcome.skipped for outcome in pipeline.run(folder)] == [True, True, True, False]
 
 
 def test_an_interrupted_fetch_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = write_project(tmp_path / "tiny")
+    folder = write_project(tmp_path / "tiny", RECIPE + FETCH)
     write_index(tmp_path / "index", monkeypatch)
-    with (folder / "recipe.yaml").open("a") as recipe:
-        recipe.write(FETCH)
     before = sorted(path.name for path in folder.iterdir())
-    code, said = interrupted(folder, "fetch: ", signal.SIGINT)
-    assert (code, "Traceback" in said) == (130, False)
+    command = [sys.executable, "-m", "tldeploy", "run", str(folder)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as running:
+        assert running.stderr is not None
+        assert running.stderr.readline().startswith("fetch: ")
+        running.send_signal(signal.SIGINT)
+        assert "Traceback" not in running.stderr.read()
+        assert running.wait(timeout=60) == 130
     assert sorted(path.name for path in folder.iterdir()) == before
     fetched = pipeline.fetch(folder)
     assert fetched is not None
     assert list(fetched.manifest.files) == ["deep/rows.csv"]
 
 
-def interrupted(folder: Path, until: str, stop: signal.Signals) -> tuple[int, str]:
-    """Run the whole job, stop it at the first line of progress that begins so; its exit code and all it said."""
-    command = [sys.executable, "-m", "tldeploy", "run", str(folder)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as running:
-        assert running.stderr is not None
-        said = ""
-        for line in running.stderr:
-            said += line
-            if line.startswith(until) and "unchanged" not in line:
-                running.send_signal(stop)
-                break
-        said += running.stderr.read()
-        return running.wait(timeout=60), said
-
-
-@pytest.mark.parametrize("stage", ["tune", "export", "deploy", "bench"])
-def test_a_full_disk_is_one_clear_message_in_every_stage(small_disk: Path, stage: str) -> None:
-    folder = write_project(small_disk / "tiny")
-    stages = ["tune", "export", "deploy", "bench"]
-    for earlier in stages[: stages.index(stage)]:
-        getattr(pipeline, earlier)(folder)
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_full_disk_is_one_clear_message_in_every_stage(
+    project: Path, small_disk: Path, tldeploy: Callable[..., Done], stage: str
+) -> None:
+    stages = tuple(STAGES)
+    folder = copied(project, small_disk / "tiny", QUICK, without=stages[stages.index(stage) :])
     free = os.statvfs(small_disk)
     ballast = small_disk / "ballast"
     ballast.write_bytes(b"x" * max(free.f_bavail * free.f_frsize - 20_000, 0))
@@ -209,10 +215,10 @@ def test_a_full_disk_is_one_clear_message_in_every_stage(small_disk: Path, stage
     assert "the disk is full" in full.stderr
     assert "Traceback" not in full.stderr
     ballast.unlink()
-    getattr(pipeline, stage)(folder)
+    assert not getattr(pipeline, stage)(folder).skipped
 
 
-def test_bad_data_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+def test_bad_data_is_refused_before_anything_is_written(tmp_path: Path, tldeploy: Callable[..., Done]) -> None:
     folder = write_project(tmp_path / "tiny")
     with (folder / "reviews.csv").open("ab") as stream:
         stream.write(b"caf\xe9,positive\n")

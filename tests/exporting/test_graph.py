@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +29,25 @@ def swin() -> ImageNetwork:
     return ImageNetwork(backbone, normalisation, 3).eval()
 
 
+@pytest.fixture(scope="module")
+def task() -> ImageClassification:
+    return ImageClassification(["a", "b", "c"], ImageEncoder(image_size=SIDE))
+
+
 def test_what_torch_does_not_follow_is_exported_with_the_patches_of_transformers(
-    swin: ImageNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    swin: ImageNetwork, task: ImageClassification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task = ImageClassification(["a", "b", "c"], ImageEncoder(image_size=SIDE))
+    patched, tried = graph._patched, []
+
+    @contextlib.contextmanager
+    def only_now() -> Iterator[None]:
+        tried.append("without")
+        with patched():
+            yield
+
+    monkeypatch.setattr(graph, "_patched", only_now)
     graph.export_graph(swin, task, tmp_path / "graph.onnx", 20, {})
+    assert tried == ["without"]
     pixels = np.random.default_rng(0).integers(0, 256, (5, SIDE, SIDE, 3), dtype=np.uint8)
     with torch.no_grad():
         expected = swin.probabilities(pixels=torch.from_numpy(pixels)).numpy()
@@ -40,7 +55,17 @@ def test_what_torch_does_not_follow_is_exported_with_the_patches_of_transformers
         for batch in (1, 3, 5):
             np.testing.assert_allclose(runner.run({"pixels": pixels[:batch]}), expected[:batch], atol=1e-5)
 
-    monkeypatch.setattr(graph, "_patched", contextlib.nullcontext)
-    with pytest.raises(QualityError, match="use another backbone"):
-        graph.export_graph(swin, task, tmp_path / "again.onnx", 20, {})
-    assert not (tmp_path / "again.onnx").exists()
+
+def test_what_is_not_exported_with_them_either_is_refused_with_the_first_reason(
+    swin: ImageNetwork, task: ImageClassification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reasons = iter(("the batch is baked in", "the patches fail"))
+
+    def fail(*given: object) -> None:
+        raise torch.onnx.errors.OnnxExporterError("advice") from ValueError(next(reasons))
+
+    monkeypatch.setattr(graph, "_traced", fail)
+    with pytest.raises(QualityError, match="the batch is baked in") as refused:
+        graph.export_graph(swin, task, tmp_path / "graph.onnx", 20, {})
+    assert "use another backbone" in refused.value.fix
+    assert not (tmp_path / "graph.onnx").exists()

@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 from torch import Tensor
 from transformers import AlbertConfig, AlbertModel
 
-from tests.exporting.tiny_source import LABELS, answers, text_source, with_a_loud_norm
+from tests.exporting.tiny_source import LABELS, answers, with_a_loud_norm
 from tldeploy.backbones.network import Network, TextNetwork
 from tldeploy.data.rows import Rows
 from tldeploy.errors import ArtifactError, QualityError
@@ -34,8 +34,8 @@ from tldeploy.tasks.metrics import Metric
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    return text_source(tmp_path_factory.mktemp("text"), Export(search_minutes=0))
+def text(text: Source) -> Source:
+    return replace(text, settings=Export(search_minutes=0))
 
 
 class Torch:

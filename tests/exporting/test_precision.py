@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto, helper
 
-from tests.exporting.tiny_source import add, answers, constant, image_source, named, set_constant, text_source
+from tests.exporting.tiny_source import add, answers, constant, named, set_constant
 from tldeploy.errors import QualityError
 from tldeploy.exporting.half import BF16, FP16, to_half
 from tldeploy.exporting.precision import make_half, nodes_to_keep
@@ -27,13 +27,13 @@ HALF = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    return text_source(tmp_path_factory.mktemp("text"), Export(target="cuda"))
+def text(text: Source) -> Source:
+    return replace(text, settings=Export(target="cuda"))
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    return image_source(tmp_path_factory.mktemp("images"), Export(target="cuda"))
+def images(images: Source) -> Source:
+    return replace(images, settings=Export(target="cuda"))
 
 
 def off(source: Source, graph: Path) -> float:

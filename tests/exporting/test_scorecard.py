@@ -8,18 +8,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.exporting.tiny_source import text_source
 from tldeploy.exporting.parity import Parity
 from tldeploy.exporting.scorecard import ENOUGH, again_and_again, measure_variants
 from tldeploy.exporting.source import Source
 from tldeploy.exporting.targets import place_for
 from tldeploy.runtime.onnx import OnnxRunner
 from tldeploy.tasks.classification import Row
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    return text_source(tmp_path_factory.mktemp("text"))
 
 
 @pytest.mark.parametrize(("rows", "asked"), [(1, 160), (3, 162), (100, 200), (160, 160), (161, 161)])

@@ -23,8 +23,8 @@ from tldeploy.recipe import Export
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    return text_source(tmp_path_factory.mktemp("text"), Export(max_drop=8))
+def text(text: Source) -> Source:
+    return replace(text, settings=Export(max_drop=8))
 
 
 @pytest.fixture(scope="module")

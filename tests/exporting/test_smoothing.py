@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from tests.exporting.tiny_source import answers, constant, text_source, with_a_loud_norm
+from tests.exporting.tiny_source import answers, constant, with_a_loud_norm
 from tldeploy.exporting.quantization.calibration import covering_batches
 from tldeploy.exporting.quantization.dynamic import DynamicInt8
 from tldeploy.exporting.quantization.judge import Judge
@@ -25,8 +25,8 @@ X = [{"x": RANDOM.normal(size=(4, 5, WIDTH)).astype(np.float32)} for _ in range(
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    return text_source(tmp_path_factory.mktemp("text"), Export(max_drop=5))
+def text(text: Source) -> Source:
+    return replace(text, settings=Export(max_drop=5))
 
 
 def block(residual: bool = False, tied: bool = False) -> ModelProto:

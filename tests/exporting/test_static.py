@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto
 
-from tests.exporting.tiny_source import constant, image_source, text_source
+from tests.exporting.tiny_source import constant
 from tldeploy.exporting.quantization.calibration import BATCH, covering_batches, least_error_range
 from tldeploy.exporting.quantization.judge import Judge
 from tldeploy.exporting.quantization.static import Scheme, StaticInt8, scheme_for
@@ -20,16 +20,6 @@ from tldeploy.recipe import Export
 
 METHODS = ["minmax", "percentile", "entropy", "mse"]
 ATTENTION_PRODUCTS = 2 * 2  # two in each of two layers, both of activations
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    return text_source(tmp_path_factory.mktemp("text"))
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    return image_source(tmp_path_factory.mktemp("images"))
 
 
 def quantized(source: Source, folder: Path, scheme: Scheme, method: str = "minmax") -> ModelProto:

@@ -24,7 +24,14 @@ def exports(tiny_export: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
 
 
 @pytest.fixture
-def server(exports: dict[str, Path], tmp_path: Path) -> Iterator[Server]:
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers whose workers are started once a load, where lengths are merged twice, and that are killed at the end."""
+    monkeypatch.setattr("tldeploy.triton.server.merges_lengths", lambda repository: False)
+    monkeypatch.setattr("tldeploy.triton.server.KILL_AFTER_S", 0)
+
+
+@pytest.fixture
+def server(exports: dict[str, Path], tmp_path: Path, quick: None) -> Iterator[Server]:
     """It follows its repository, and has loaded version 1 of `tiny`."""
     publish(exports["tiny"], tmp_path / "repo", "tiny", Deploy(keep_versions=1))
     ports = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}

@@ -1,11 +1,12 @@
-"""A program that serves a repository until it is stopped or killed: `python owner.py <repository>`.
+"""A program that serves a repository until it is stopped or killed: `python owner.py <repository> <seconds>`.
 
-Prints the warden's process id and the HTTP address when the server is ready.
+seconds: between two looks at its workers. Prints the warden's process id and the HTTP address when the server is ready.
 """
 
 from __future__ import annotations
 
 import sys
+from functools import partialmethod
 from pathlib import Path
 
 from tldeploy.triton.server import Server, free_ports, serve
@@ -17,4 +18,5 @@ if __name__ == "__main__":
         print(server.pid, server.id, server.http_url, flush=True)
 
     repository = Path(sys.argv[1])
+    Server.wait = partialmethod(Server.wait, float(sys.argv[2]))  # type: ignore[assignment]
     sys.exit(serve(repository, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port, on_ready=tell))

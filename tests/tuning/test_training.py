@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tests.tiny_project import write_project
+from tests.tuning import train_together
 from tests.tuning.tiny_part import image_network, sha256, text_network
 from tldeploy import artifacts, pipeline
 from tldeploy.backbones.network import Network
@@ -312,11 +313,10 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
 
 def test_two_processes_train_as_one_does(folder: Path, tmp_path: Path) -> None:
     """Gradients are summed in another order: weights agree to 1e-5, after steps of 1e-3."""
-    script, alone, together = HERE / "train_together.py", tmp_path / "alone", tmp_path / "together"
-    text_network(folder)
-    python(script, folder, alone)
+    expected, together = train_together.trained(folder).state_dict(), tmp_path / "together"
+    script = train_together.__file__
     python("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, script, folder, together)
-    expected, found = load_file(alone), load_file(together)
+    found = load_file(together)
     for name, weight in expected.items():
         torch.testing.assert_close(found[name], weight, atol=1e-5, rtol=0)
 

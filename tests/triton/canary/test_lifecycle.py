@@ -46,7 +46,7 @@ def repository(exports: dict[str, Path], tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def server(repository: Path) -> Iterator[Server]:
+def server(repository: Path, quick: None) -> Iterator[Server]:
     with Server(repository, **PORTS, follows=True) as server:
         yield server
 
@@ -125,9 +125,15 @@ def test_while_it_runs_all_is_whole_and_a_server_can_start(repository: Path, exp
                 np.testing.assert_array_equal(client.predict_tensors(ids), stable.predict_tensors(ids))
 
 
-def test_a_canary_that_fails_loses_no_request(server: Server, exports: dict[str, Path]) -> None:
-    """Its workers die: the stable version's answers are given."""
-    lifecycle.start(exports["other"], server.repository, "tiny", SETTINGS, 0.9)
+def test_a_canary_that_fails_loses_no_request_and_only_requests_are_counted(
+    server: Server, exports: dict[str, Path]
+) -> None:
+    """Its workers die: the stable version's answers are given. What asks whether workers live is nobody's request."""
+    lifecycle.start(exports["other"], server.repository, "tiny", SETTINGS, 0.99)
+    workers = Workers(f"{server.id}-", server.repository)
+    with Watch(server.http_url, server.key, workers, print) as watch:
+        assert watch.look() == []
+    assert compared(server.repository).asked == 0
     kill_workers(server, "tiny.canary.graph")
     with asking(server.http_url, "tiny", [ROW], connections=2) as log:
         time.sleep(0.5)
@@ -223,17 +229,6 @@ def test_two_that_change_a_canary_take_turns(repository: Path, exports: dict[str
     assert said[1] == "started"
     assert said[0].startswith("a canary answers a share")
     assert [each.damaged for each in keeping.verify(repository)] == [(), ()]
-
-
-def test_what_asks_whether_workers_live_is_not_counted(server: Server, exports: dict[str, Path]) -> None:
-    lifecycle.start(exports["other"], server.repository, "tiny", SETTINGS, 0.99)
-    workers = Workers(f"{server.id}-", server.repository)
-    with Watch(server.http_url, server.key, workers, print) as watch:
-        assert watch.look() == []
-    assert compared(server.repository).asked == 0
-    live_answer(server)
-    live_answer(server)
-    assert compared(server.repository).asked > 0
 
 
 def test_the_verb_compares_and_ends_it(

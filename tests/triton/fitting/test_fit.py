@@ -21,7 +21,7 @@ OTHER = Running(instances=2, threads=1, step_instances=1, queue_delay_us=500, pr
 DEFAULT = Deploy(max_batch_size=8)
 
 
-def test_the_server_serves_each_configuration_in_turn_and_answers_alike(tiny_export: Path) -> None:
+def test_the_server_serves_each_configuration_in_turn_and_answers_alike(tiny_export: Path, quick: None) -> None:
     expected = answer(tiny_export, TEXTS)
     with opened(tiny_export, DEFAULT, TEXTS, most_clients=4) as arena:
         for running in (OTHER, OTHER, Running.of(DEFAULT)):
@@ -51,7 +51,9 @@ def test_the_server_serves_each_configuration_in_turn_and_answers_alike(tiny_exp
 def serving(tiny_export: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fitted") / "serving"
     about = {"about_rows": "four texts", "name": "tiny", "inputs": "0" * 64}
-    fit(tiny_export, TEXTS, DEFAULT, Goal("latency"), most_clients=2, seconds=3, out=folder, **about)
+    with pytest.MonkeyPatch.context() as patch:  # as `quick` does for single tests
+        patch.setattr("tldeploy.triton.server.merges_lengths", lambda repository: False)
+        fit(tiny_export, TEXTS, DEFAULT, Goal("latency"), most_clients=2, seconds=3, out=folder, **about)
     return folder
 
 
