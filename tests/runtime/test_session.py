@@ -81,7 +81,7 @@ def test_the_precisions_that_tensorrt_may_use_are_those_of_the_graph(
     assert precisions_of(tmp_path / "graph.onnx") == allowed
 
 
-def test_a_provider_whose_library_is_missing_says_which(tiny_export: Path) -> None:
+def test_a_provider_whose_library_is_missing_says_which(tiny_export: Path, capsys: pytest.CaptureFixture[str]) -> None:
     provider = "CUDAExecutionProvider"
     if provider not in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime has no CUDA provider")
@@ -93,3 +93,4 @@ def test_a_provider_whose_library_is_missing_says_which(tiny_export: Path) -> No
         open_session(tiny_export / "fp32.onnx", provider)
     assert caught.value.found == missing
     assert re.fullmatch(r"lib[\w.]+: cannot open shared object file: No such file or directory", missing)
+    assert capsys.readouterr().out == ""

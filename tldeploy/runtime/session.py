@@ -69,14 +69,15 @@ def open_session(
     preload(provider)
     asked = f"run {model.name} on {provider}"
     try:
-        session = onnxruntime.InferenceSession(
-            str(model), options, providers=providers_for(model, provider, provider_options or {})
-        )
+        providers = providers_for(model, provider, provider_options or {})
+        # enable_fallback would go on with the CPU after what fails, here or in a run, and only print it.
+        session = onnxruntime.InferenceSession(str(model), options, providers=providers, enable_fallback=False)
     except Exception as error:  # onnxruntime's exceptions share no base class
         reason = " ".join(str(error).split()).replace(f"Load model from {model} failed:", "")[:300]
         if provider == "CPUExecutionProvider":
             raise ArtifactError(asked, reason, "export the model again") from error
-        raise MachineError(asked, reason, "see `tldeploy doctor`, or use the CPU") from error
+        fix = "see `tldeploy doctor`, or use the CPU"
+        raise MachineError(asked, missing_library(provider) or reason, fix) from error
     used = session.get_providers()
     if used[0] != provider:
         fix = "see `tldeploy doctor` for the driver and libraries it needs, or use the CPU"
