@@ -15,7 +15,7 @@ import importlib.util
 import io
 import re
 import subprocess
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -27,7 +27,11 @@ Need = Literal["torch", "onnxruntime"]
 Load = Callable[[str], Any]
 
 DRIVER = "libcuda.so.1"
-PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+# onnxruntime's, of the devices that are GPUs.
+PROVIDERS: Mapping[Device, Literal["CUDAExecutionProvider", "TensorrtExecutionProvider"]] = {
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
 GPU_RUNTIME = "'onnxruntime-gpu[cuda,cudnn]'"
 OTHERWISE = "on the CPU it is `--device cpu`"
 # Codes of cuInit that have a cause of their own.

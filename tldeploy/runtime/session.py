@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from tldeploy.devices import PROVIDERS as ON_A_GPU
 from tldeploy.devices import preload
 from tldeploy.environment import usable_cores
 from tldeploy.errors import ArtifactError, MachineError
@@ -32,8 +33,8 @@ COMPUTE = {"Attention", "Conv", "Gemm", "LayerNormalization", "MatMul", "MatMulN
 # Where each target's graphs run.
 PROVIDERS: Mapping[Target, Provider] = {
     "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
+    "cuda": ON_A_GPU["cuda"],
+    "tensorrt": ON_A_GPU["tensorrt"],
     "openvino": "OpenVINOExecutionProvider",
 }
 # What CUDA is told unless a caller says otherwise. By itself onnxruntime computes fp32 in TF32 where the GPU can, with
