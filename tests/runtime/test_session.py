@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import onnx
 import onnxruntime
@@ -13,6 +15,7 @@ from onnx import TensorProto, helper
 from tldeploy.devices import preload
 from tldeploy.errors import MachineError
 from tldeploy.runtime.session import (
+    COMPUTE,
     compute_on_the_cpu,
     missing_library,
     open_session,
@@ -81,6 +84,28 @@ def test_the_precisions_that_tensorrt_may_use_are_those_of_the_graph(
     assert precisions_of(tmp_path / "graph.onnx") == allowed
 
 
+def test_what_fails_where_it_runs_is_not_run_again_on_the_cpu(tiny_export: Path) -> None:
+    assert not open_session(tiny_export / "fp32.onnx")._enable_fallback
+
+
+def test_integer_and_fused_operators_compute_too() -> None:
+    """As a session would have it that leaves a quantized layer to the CPU."""
+    left = ["DynamicQuantizeLinear", "MatMulInteger", "SkipLayerNormalization", "Shape", "Cast", "QuantizeLinear"]
+    parts = {"CUDAExecutionProvider": ["MatMul", "Gelu"], "CPUExecutionProvider": [*left, "DequantizeLinear"]}
+    info = [
+        SimpleNamespace(ep_name=name, get_nodes=[SimpleNamespace(op_type=each) for each in nodes].copy)
+        for name, nodes in parts.items()
+    ]
+    session: Any = SimpleNamespace(get_provider_graph_assignment_info=lambda: info)
+    assert compute_on_the_cpu(session) == {"DynamicQuantizeLinear", "MatMulInteger", "SkipLayerNormalization"}
+
+
+def test_what_computes_has_names_that_onnxruntime_knows() -> None:
+    from onnxruntime.capi.onnxruntime_pybind11_state import get_all_operator_schema
+
+    assert {schema.name for schema in get_all_operator_schema()} >= COMPUTE
+
+
 def test_a_provider_whose_library_is_missing_says_which(tiny_export: Path, capsys: pytest.CaptureFixture[str]) -> None:
     provider = "CUDAExecutionProvider"
     if provider not in onnxruntime.get_available_providers():
@@ -92,5 +117,5 @@ def test_a_provider_whose_library_is_missing_says_which(tiny_export: Path, capsy
     with pytest.raises(MachineError) as caught:
         open_session(tiny_export / "fp32.onnx", provider)
     assert caught.value.found == missing
-    assert re.fullmatch(r"lib[\w.]+: cannot open shared object file: No such file or directory", missing)
     assert capsys.readouterr().out == ""
+    assert re.fullmatch(r"lib[\w.]+: cannot open shared object file: No such file or directory", missing)

@@ -28,8 +28,16 @@ Provider = Literal[
 ]
 
 # What a network spends its time on. Other nodes may be left to the CPU: the CUDA provider wants the arithmetic on
-# shapes there, and `session.disable_cpu_ep_fallback` refuses that as well (microsoft/onnxruntime#17930).
-COMPUTE = {"Attention", "Conv", "Gemm", "LayerNormalization", "MatMul", "MatMulNBits", "MultiHeadAttention", "Softmax"}
+# shapes there, and `session.disable_cpu_ep_fallback` refuses that as well (microsoft/onnxruntime#17930). Integer and
+# fused ones have names of their own: some the file has, others a session makes of what is on the CPU. QuantizeLinear
+# and DequantizeLinear convert, as Cast does; what they stand around is here.
+COMPUTE = {
+    "Attention", "BiasGelu", "Conv", "ConvInteger", "ConvTranspose", "DynamicQuantizeLinear", "DynamicQuantizeMatMul",
+    "Einsum", "EmbedLayerNormalization", "FastGelu", "FusedConv", "FusedGemm", "FusedMatMul", "Gelu", "Gemm",
+    "GroupQueryAttention", "LayerNormalization", "MatMul", "MatMulInteger", "MatMulIntegerToFloat", "MatMulNBits",
+    "MultiHeadAttention", "QAttention", "QGemm", "QLinearConv", "QLinearMatMul", "QuickGelu", "SkipLayerNormalization",
+    "Softmax",
+}  # fmt: skip
 # Where each target's graphs run.
 PROVIDERS: Mapping[Target, Provider] = {
     "cpu": "CPUExecutionProvider",

@@ -36,9 +36,15 @@ INITIALIZERS_ON_DEVICE = "session.use_device_allocator_for_initializers"
 SHRINKAGE = "memory.enable_memory_arena_shrinkage"
 CPU = "CPUExecutionProvider"
 
-# What a network spends its time on. The CUDA provider itself leaves the arithmetic on shapes to the CPU, which
-# `session.disable_cpu_ep_fallback` refuses as well (microsoft/onnxruntime#17930).
-COMPUTE = {"Attention", "Conv", "Gemm", "LayerNormalization", "MatMul", "MatMulNBits", "MultiHeadAttention", "Softmax"}
+# What a network spends its time on, as in runtime/session.py. The CUDA provider itself leaves the arithmetic on shapes
+# to the CPU, which `session.disable_cpu_ep_fallback` refuses as well (microsoft/onnxruntime#17930).
+COMPUTE = {
+    "Attention", "BiasGelu", "Conv", "ConvInteger", "ConvTranspose", "DynamicQuantizeLinear", "DynamicQuantizeMatMul",
+    "Einsum", "EmbedLayerNormalization", "FastGelu", "FusedConv", "FusedGemm", "FusedMatMul", "Gelu", "Gemm",
+    "GroupQueryAttention", "LayerNormalization", "MatMul", "MatMulInteger", "MatMulIntegerToFloat", "MatMulNBits",
+    "MultiHeadAttention", "QAttention", "QGemm", "QLinearConv", "QLinearMatMul", "QuickGelu", "SkipLayerNormalization",
+    "Softmax",
+}  # fmt: skip
 MOST_NODES = 3  # named in an error
 
 # What providers are loaded from. cuDNN is not linked, but looked for when a node first wants it.
