@@ -12,7 +12,8 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 
 from tests.tiny import make_graph, write_export
-from tldeploy.recipe import Cuda, Deploy, Queue, RateLimit, TensorRT
+from tldeploy.devices import Device
+from tldeploy.recipe import Cuda, Deploy, Queue, RateLimit, TensorRT, serving
 from tldeploy.runtime import session
 from tldeploy.triton import config
 from tldeploy.triton.backends.onnxruntime import graph_session
@@ -78,7 +79,7 @@ def test_warm_up_can_be_turned_off() -> None:
 
 
 def test_the_device_and_the_precision_follow_from_the_export_unless_given() -> None:
-    targets = ("cpu", "openvino", "cuda", "tensorrt")
+    targets: list[serving.Target] = ["cpu", "openvino", "cuda", "tensorrt"]
     assert [resolved(Deploy(), target, "fp32").device for target in targets] == ["cpu", "cpu", "cuda", "tensorrt"]
     assert resolved(Deploy(device="cpu"), "cuda", "fp16").device == "cpu"
     precisions = []
@@ -120,9 +121,23 @@ def test_algorithms_are_not_all_tried_where_a_shape_may_come_that_was_not_warmed
 
 
 def test_what_was_measured_on_another_device_than_the_servers_is_not_taken() -> None:
-    assert resolved(Deploy(device="cpu"), "cuda", "fp32", MEASURED).cuda is None
-    assert resolved(Deploy(device="tensorrt"), "cuda", "fp32", MEASURED).cuda is None
-    assert resolved(Deploy(device="cuda"), "cpu", "fp32", MEASURED).cuda is None
+    kept = MEASURED | {"use_tf32": "1"}
+    assert resolved(Deploy(device="cpu"), "cuda", "fp32", kept).cuda is None
+    assert resolved(Deploy(device="tensorrt"), "cuda", "fp32", kept).cuda == Cuda(use_tf32=False)
+    assert resolved(Deploy(device="cuda"), "cpu", "fp32", kept).cuda == Cuda(use_tf32=False)
+
+
+@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+def test_fp32_is_fp32_on_a_gpu_unless_tf32_is_asked_for_or_was_measured_and_kept(device: Device) -> None:
+    assert resolved(Deploy(), device, "fp32").cuda == Cuda(use_tf32=False)
+    asked = Deploy(device=device, cuda=Cuda(gpus=[1], use_tf32=True))
+    assert resolved(asked, "cpu", "fp32").cuda == asked.cuda
+    described = as_the_worker_gets_it(graph(resolved(Deploy(), device, "fp32")))
+    name, options = graph_session.gpu_providers(described, "0")[-1]
+    assert (name, options["use_tf32"]) == ("CUDAExecutionProvider", "0")
+    kept = resolved(Deploy(), "cuda", "fp32", {"use_tf32": "1"})
+    assert kept.cuda == Cuda(use_tf32=True)
+    assert resolved(kept, "cuda", "fp32") == kept
 
 
 def test_a_published_configuration_has_what_the_export_measured(tmp_path: Path) -> None:

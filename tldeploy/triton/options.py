@@ -9,16 +9,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tldeploy.recipe import Cuda, Deploy, TensorRT
+from tldeploy.recipe.serving import ON
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-    from tldeploy.devices import Device
     from tldeploy.recipe.options import Precision
+    from tldeploy.recipe.serving import Target
     from tldeploy.triton.config import Tensor
 
 MIB = 2**20
-_DEVICES: Mapping[str, Device] = {"cuda": "cuda", "tensorrt": "tensorrt"}
 _PRECISIONS: Mapping[str, Precision] = {"fp16": "FP16", "bf16": "BF16", "int8-static": "INT8"}
 # Those that the native backend takes from `parameters`, by number. What it finds of them beside the accelerator it
 # overwrites with its own defaults, whatever its README says.
@@ -28,30 +28,34 @@ _NUMBERED = {
 }
 
 
-def resolved(settings: Deploy, target: str, variant: str, measured: Mapping[str, str] | None = None) -> Deploy:
+def resolved(settings: Deploy, target: Target, variant: str, measured: Mapping[str, str] | None = None) -> Deploy:
     """With the device, the provider's options and the precision that follow from the export, where the recipe leaves
     them open.
 
     target: what the graphs were exported for. variant: the chosen one. measured: the options with which it was fastest
     on the target; see exporting/sessions.py.
+
+    On a GPU that includes TF32, which the CUDA provider computes fp32 in unless it is told not to: it is off, where it
+    was not measured and kept. TensorRT computes what it takes of fp32 in TF32 too, and onnxruntime has no option
+    against that.
     """
-    device = settings.device or _DEVICES.get(target, "cpu")
-    if device != "tensorrt":
-        update: dict[str, Any] = {"device": device}
-        if measured and device == target == "cuda":
-            update["cuda"] = _as_measured(settings, measured)
-        return settings.model_copy(update=update)
-    tensorrt = settings.tensorrt or TensorRT()
-    precision = tensorrt.precision or _PRECISIONS.get(variant, "FP32")
-    return settings.model_copy(
-        update={"device": device, "tensorrt": tensorrt.model_copy(update={"precision": precision})}
-    )
+    update: dict[str, Any] = {"device": settings.device or ON[target]}
+    if update["device"] != "cpu":
+        cuda = settings.cuda or Cuda()
+        if measured and update["device"] == target == "cuda":
+            cuda = _as_measured(cuda, settings, measured)
+        update["cuda"] = cuda.model_copy(update={"use_tf32": bool(cuda.use_tf32)})
+    if update["device"] == "tensorrt":
+        tensorrt = settings.tensorrt or TensorRT()
+        precision = tensorrt.precision or _PRECISIONS.get(variant, "FP32")
+        update["tensorrt"] = tensorrt.model_copy(update={"precision": precision})
+    return settings.model_copy(update=update)
 
 
-def _as_measured(settings: Deploy, measured: Mapping[str, str]) -> Cuda:
+def _as_measured(cuda: Cuda, settings: Deploy, measured: Mapping[str, str]) -> Cuda:
     """But not EXHAUSTIVE where a request may have a batch size that was not warmed up: it would wait for seconds, while
     every algorithm is tried."""
-    cuda, found = settings.cuda or Cuda(), Cuda.model_validate(dict(measured))
+    found = Cuda.model_validate(dict(measured))
     taken = found.model_fields_set - cuda.model_fields_set
     if not settings.warmup or settings.max_batch_size > 2:  # one row and the largest batch are
         taken -= {"cudnn_conv_algo_search"}
