@@ -50,17 +50,19 @@ def test_a_graph_is_profiled_a_server_is_believed_and_others_have_no_providers(t
     assert all_of_it.operators["MatMul"] == all_of_it.operators["Softmax"] == 1
 
 
-def test_a_provider_has_its_name_before_how_it_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_is_profiled_as_its_engine_opened_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def profile(graph: Path, rows: Any, provider: str) -> list[NodeTime]:
-        asked.append((graph.name, len(rows), provider))
-        return [NodeTime("multiply", "MatMul", CUDA, 1.0)]
+    def profile(graph: Path, rows: Any, provider: str, *, provider_options: Any) -> list[NodeTime]:
+        asked.append((graph.name, len(rows), provider, provider_options))
+        return [NodeTime("multiply", "MatMul", CUDA, 1.0), NodeTime("size", "Shape", CPU, 3.0)]
 
     monkeypatch.setattr(placing, "profile", profile)
-    ((placed, *_),) = found(tmp_path, engine("onnxruntime int8-dynamic", f"{CUDA}, bound, use_tf32 1"))  # type: ignore[misc]
-    assert asked == [("int8-dynamic.onnx", 3, CUDA)]
-    assert placed == Placed(CUDA, {"MatMul": 1}, 1)
+    options = {"use_tf32": "1", "prefer_nhwc": "1"}
+    captured = {"settings": {"options": options, "memory": "captured"}}
+    (placed,) = found(tmp_path, engine("onnxruntime int8-dynamic", f"{CUDA}, captured, use_tf32 1", **captured))
+    assert asked == [("int8-dynamic.onnx", 3, CUDA, options)]
+    assert placed == [Placed(CUDA, {"MatMul": 1}, 0.25), Placed(CPU, {"Shape": 1}, 0.75)]
 
 
 def test_the_report_has_nodes_and_time_of_every_engine_that_has_providers(job: Job) -> None:

@@ -68,6 +68,7 @@ def test_the_device_and_the_settings_reach_the_runner(tmp_path: Path) -> None:
     kind = "tests.measuring.sleeper:Sleeper"
     with closing(Isolated("sleeper", kind, model, task, exported, "tensorrt", bed="soft", light="off")) as runner:
         assert runner.provider == "tensorrt, bed soft, light off"
+        assert runner.settings == {"bed": "soft", "light": "off"}
 
 
 def test_a_session_with_memory_of_its_own_answers_the_same(tiny_export: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -9,8 +10,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from tldeploy.errors import MachineError
+from tldeploy.measuring import profiling
 from tldeploy.measuring.loading import measure_loading
 from tldeploy.measuring.profiling import NodeTime, placed, profile, provider_shares, refuse_strays, shares
+from tldeploy.runtime.session import Provider, open_session
 
 MEGABYTES = 40
 
@@ -57,6 +60,19 @@ def test_a_profile_has_every_node_with_its_provider(tmp_path: Path) -> None:
     assert sum(shares(nodes, ["a", "b"]).values()) == pytest.approx(1)
     (found,) = placed(nodes)
     assert (found.provider, found.operators, found.share) == ("CPUExecutionProvider", {"MatMul": 1, "Relu": 1}, 1)
+
+
+def test_a_profile_is_of_a_session_with_the_provider_s_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def opened(graph: Path, provider: Provider, options: Any, provider_options: Any) -> Any:
+        asked.append(provider_options)
+        return open_session(graph, provider, options)
+
+    monkeypatch.setattr(profiling, "open_session", opened)
+    graph = write_product(tmp_path / "small.onnx", 1)
+    profile(graph, [inputs(1)], "CPUExecutionProvider", provider_options={"use_tf32": "1"})
+    assert asked == [{"use_tf32": "1"}]
 
 
 def test_computation_that_ran_elsewhere_than_asked_is_refused_by_its_nodes() -> None:

@@ -1,7 +1,8 @@
 """Which execution provider runs the nodes of each engine's graph: the proof that it ran where it was asked to.
 
-Of an engine of onnxruntime by a profile of its graph, in a session that is opened here as strictly as the engine's own;
-of a served one, as its server tells it.
+Of an engine of onnxruntime by a profile of its graph, in a session that is opened here as strictly as the engine's own,
+with the same options of its provider. Memory that is bound and CUDA graphs that are captured place no node elsewhere:
+such a session is profiled without. Of a served engine it is as its server tells it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ def placements(
     rows: Sequence[Row],
     task: Classification,
 ) -> list[list[Placed] | None]:
-    """One a runner, in order; None where there are no execution providers, or nobody tells.
+    """One a runner, in order; None where there are no execution providers, or nobody tells. What runs on the provider
+    that was asked for comes first.
 
     exported: the folder of the variants. Raises MachineError for computation that ran elsewhere than asked.
     """
@@ -37,4 +39,6 @@ def _placement(runner: Runner, graph: Path | None, rows: Sequence[Tensors]) -> l
     if graph is None or provider not in get_args(Provider):
         told: list[Placed] | None = getattr(runner, "placement", None)
         return told
-    return placed(profile(graph, rows, cast(Provider, provider)))
+    options: Mapping[str, str] = getattr(runner, "settings", {}).get("options", {})
+    nodes = profile(graph, rows, cast(Provider, provider), provider_options=options)
+    return sorted(placed(nodes), key=lambda found: found.provider != provider)

@@ -53,6 +53,7 @@ class Opening:
 
 class Isolated:
     """A Runner whose network is loaded, and asked, in another process; `timed` and `loaded` are those of asking.py.
+    settings: what its runner was opened with.
 
     Raises what the runner raises there, and MachineError, with the engine's name and the exit code, when the process is
     gone.
@@ -79,6 +80,7 @@ class Isolated:
             "device": device,
             "settings": settings,
         }
+        self.settings = settings
         self._process = Process(__name__, f"run {engine}", about)
         seconds, opened = time.perf_counter() - start, self._process.began
         self.name: str = opened["name"]

@@ -48,7 +48,11 @@ class Placed:
 
 
 def profile(
-    graph: Path, batches: Sequence[Mapping[str, NDArray[Any]]], provider: Provider, optimized: Path | None = None
+    graph: Path,
+    batches: Sequence[Mapping[str, NDArray[Any]]],
+    provider: Provider,
+    optimized: Path | None = None,
+    provider_options: Mapping[str, str] | None = None,
 ) -> list[NodeTime]:
     """Every node that ran, in the order of the first run. optimized: where to write the graph as it is run.
 
@@ -56,6 +60,7 @@ def profile(
 
     Raises what `open_session` does, and MachineError that names the nodes if computation ran on the CPU where another
     provider was asked for; a session that is strict about its provider makes that impossible, and here is the proof.
+    provider_options: see open_session.
     """
     import onnxruntime
 
@@ -68,7 +73,7 @@ def profile(
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", weights)
     with tempfile.TemporaryDirectory() as folder:
         options.profile_file_prefix = str(Path(folder) / "profile")
-        session = open_session(graph, provider, options)
+        session = open_session(graph, provider, options, provider_options)
         for batch in (batches[0], *batches):
             session.run(None, dict(batch))
         events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
