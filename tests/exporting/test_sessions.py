@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tests.exporting.tiny_source import text_source
 from tests.measuring.virtual import Clock
 from tldeploy.errors import MachineError
+from tldeploy.exporting.export import _Made
 from tldeploy.exporting.parity import Parity
 from tldeploy.exporting.scorecard import ENOUGH, measure_variants
 from tldeploy.exporting.sessions import (
@@ -252,6 +253,26 @@ def test_what_cannot_be_opened_here_is_said_with_its_reason(job: Any, text: Sour
     found = opened.run([Candidate("TF32", fits, {"use_tf32": "1"}), Candidate("misfit", lambda _: "not for this one")])
     assert said(found)["TF32"] == ("not kept", f"not possible here: {refusal}")
     assert said(found)["misfit"] == ("not kept", "not for this one")
+
+
+def test_a_session_that_cannot_be_opened_again_leaves_the_one_that_is_there(text: Source) -> None:
+    found = Found(How({"device_id": "99"}), None, [])  # refused by a machine without a GPU, and by one with
+    with closing(_Made([text.graph], [OnnxRunner(text.graph, text.task)])) as made:
+        (runner,) = made.runners
+        with pytest.raises(MachineError, match="CUDAExecutionProvider"):
+            made.reopen(0, text.task, Place("cuda", "CUDAExecutionProvider"), found, text.validation)
+        assert made.runners == [runner]
+        assert runner.predict(text.validation.inputs[:2]).shape == (2, 3)
+
+
+def test_a_session_that_is_opened_again_replaces_the_one_that_was_there(text: Source) -> None:
+    found = Found(How(memory="bound"), None, [])
+    with closing(_Made([text.graph], [OnnxRunner(text.graph, text.task)])) as made:
+        (runner,) = made.runners
+        expected = runner.predict(text.validation.inputs[:2])
+        golden = made.reopen(0, text.task, Place("cpu", "CPUExecutionProvider"), found, text.validation)
+        assert made.runners[0].provider == "CPUExecutionProvider, bound"
+        np.testing.assert_allclose(golden[:2], expected, atol=1e-6)
 
 
 def test_where_the_gpu_is_not_here_or_not_the_target_nothing_is_tried(text: Source) -> None:

@@ -62,9 +62,10 @@ class _Made:
         self.left_out.append(Choice(about=f"variant {file.stem}", value="left out", reason=reason))
 
     def reopen(self, at: int, task: Classification, place: Place, session: Found, rows: Rows) -> list[list[float]]:
-        """In the session that was found; gives the golden answers, as it answers."""
+        """In the session that was found; gives the golden answers, as it answers. Raises what opening it does."""
+        opened = OnnxRunner(self.files[at], task, place.target, **session.how.as_json())
         self.runners[at].close()
-        self.runners[at] = OnnxRunner(self.files[at], task, place.target, **session.how.as_json())
+        self.runners[at] = opened
         return [self.runners[at].predict([row])[0].tolist() for row in rows.inputs[:GOLDEN_ROWS]]
 
     def close(self) -> None:
