@@ -9,8 +9,9 @@
                                           busy: utilisation_percent and memory_mb by engine
                                           left_out: by engine, why it was not measured
     results.<subject>.proof               by engine, where it computes, as it says itself
-    results.<subject>.placement           by variant, the share of the time on each execution provider
-    results.<subject>.quality             by engine, the task metric on held-out rows
+    results.<subject>.placement           by variant, the share of the host's time on each execution provider
+    results.<subject>.quality             engines: of each, the task metric on held-out rows, and what it lost
+                                          left_out: by engine, why it was not scored
 
 A record is of one machine and one set of packages: what was measured with others is not added to it. What is recorded
 is not measured again, nor is what was left out at a request: to measure that anew, take the request out of the file.

@@ -6,6 +6,7 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 
 from bench.figures import gpu as tables
 from tldeploy import artifacts
+from tldeploy.data.rows import Rows
 from tldeploy.errors import MachineError, TldeployError, UsageError
 from tldeploy.runtime.session import open_session
 from tldeploy.tasks import load_task
@@ -316,6 +318,42 @@ def test_of_an_embedding_s_table_a_request_reads_next_to_nothing() -> None:
 
     suite = importlib.import_module("gpu")
     assert suite.weights_read(nn.Sequential(nn.Embedding(1000, 4), nn.Linear(4, 2))) == 4 * 2 + 2
+
+
+class Scored(Standing):
+    """Answers with the first class, or not at all."""
+
+    def __init__(self, fails: bool) -> None:
+        self._fails = fails
+
+    def answer(self, inputs: Path) -> Any:
+        if self._fails:
+            raise MachineError("run it", "out of memory", "use the CPU")
+        return np.eye(3, dtype=np.float32)[np.zeros(len(np.load(inputs)["input_ids"]), dtype=int)]
+
+
+def test_an_engine_that_cannot_be_scored_is_left_out_with_why(
+    task: Classification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = importlib.import_module("gpu")
+    Rows(TEXTS, np.array([0, 1, 0])).save(tmp_path / "test.jsonl")
+    monkeypatch.setattr(suite, "TUNED", tmp_path)
+    subject = SimpleNamespace(name="minilm", task=task)
+
+    def scored(**fails: bool) -> Any:
+        openings = {name.replace("_", " "): lambda fails=fails: Scored(fails) for name, fails in fails.items()}
+        engines = gpu_engines.Engines(openings, at_once=1)
+        job = SimpleNamespace(subject=subject, few=True, found={}, engines=engines, scratch=tmp_path)
+        suite.quality(job)
+        return job.found["quality"]
+
+    found = scored(torch_fp32=False, onnxruntime_fp16=True, onnxruntime_fp32=False)
+    assert list(found["engines"]) == [EAGER, "onnxruntime fp32"]
+    assert found["engines"]["onnxruntime fp32"]["drop"]["agreement"] == 1
+    assert found["left_out"] == {PLAIN: "out of memory"}
+    assert f"{PLAIN}: not measured: out of memory" in tables.quality("minilm", found)
+    with pytest.raises(MachineError, match="out of memory"):
+        scored(torch_fp32=True, onnxruntime_fp32=False)
 
 
 def test_without_a_gpu_it_is_refused_in_one_message(tmp_path: Path) -> None:

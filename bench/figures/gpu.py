@@ -72,8 +72,12 @@ def speed(name: str, request: str, measured: Mapping[str, Any], result: Mapping[
         rows.append([*row, f"{measured['off'][engine]:.0e}"])
     head = [f"{name}, {request}", "ms, host to host", f"times {REFERENCE}", "ms, on the GPU", "times", "of the limit"]
     table = markdown([*head, "GPU %", "GPU MB", "off"], rows)
-    why = "".join(f"\n\n{engine}: {reason}" for engine, reason in grouped(measured["left_out"]).items())
-    return f"{table}{why}"
+    return f"{table}{reasons(measured['left_out'])}"
+
+
+def reasons(left_out: Mapping[str, str]) -> str:
+    """Below a table, why engines are not in it."""
+    return "".join(f"\n\n{engine}: {reason}" for engine, reason in grouped(left_out).items())
 
 
 def grouped(left_out: Mapping[str, str]) -> dict[str, str]:
@@ -112,7 +116,8 @@ def quality(name: str, found: Mapping[str, Any]) -> str:
         within = "yes" if drop["points"] <= found["budget_points"] else "no"
         rows.append([engine, interval(scored["metric"]), lost, within, f"{drop['agreement']:.3f}"])
     head = [f"{name}, {found['rows']} held-out rows", found["metric"], "points lost"]
-    return markdown([*head, f"within {found['budget_points']:g}", f"labels as {REFERENCE}"], rows)
+    table = markdown([*head, f"within {found['budget_points']:g}", f"labels as {REFERENCE}"], rows)
+    return f"{table}{reasons(found.get('left_out', {}))}"
 
 
 def placement(name: str, found: Mapping[str, Mapping[str, float]]) -> str:
