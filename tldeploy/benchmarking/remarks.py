@@ -10,7 +10,7 @@ from tldeploy.tables import aligned
 
 Report = dict[str, Any]
 
-MOST_OPERATORS = 5  # named in a remark
+MOST_OPERATORS = 5  # named of a provider, in a remark or a table
 
 
 def remarks(report: Report) -> list[str]:

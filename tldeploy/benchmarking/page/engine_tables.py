@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from tldeploy.benchmarking.page.markup import EMPTY, Cell, Table, number, with_interval, words
+from tldeploy.benchmarking.remarks import MOST_OPERATORS
 from tldeploy.benchmarking.report import REFERENCE, Report, metric_words, milliseconds, per_second
 from tldeploy.benchmarking.scenarios import SHARES
 from tldeploy.measuring.parts import Parts
 
 UNSURE = "unsure: too few requests"
-MOST_OPERATORS = 6  # of the provider that runs most of a graph
 
 
 def engines(report: Report) -> Table:
