@@ -9,8 +9,8 @@ compile    PyTorch's compiled engines go through every shape, a process each at 
 speed      Every engine, in a process of its own (gpu_engines.py, gpu_engine.py), and every graph served by Triton
            (gpu_served.py), asked in an order drawn anew in each of ROUNDS rounds. Twice: from the host's memory and
            back, by its clock; and on the GPU alone, by CUDA events. At one shape utilisation and memory, by NVML.
-placement  By onnxruntime's profile, what share of the time each provider had. That every node which computes is on the
-           GPU is proven when a session is opened, and recorded.
+placement  By onnxruntime's profile, what share of the host's time each provider had: for what is on the GPU, that of
+           launching it. That every node which computes is there is proven when a session is opened, and recorded.
 quality    The task metric of MiniLM's engines on held-out rows, and what each loses against fp32.
 
 gpu.json is described in gpu_record.py; gpu.md has the tables, and says of each claim whether the record bears it out.
@@ -20,10 +20,10 @@ gpu.json is described in gpu_record.py; gpu.md has the tables, and says of each 
 By default all subjects and parts, into bench/results/<gpu>. --device cpu tries everything out without a GPU, with a few
 requests; nothing of that is a result.
 
-Where a command may last ten minutes, take a subject at a time: `--parts graphs compile`, then all, again until nothing
-is left. How long that takes on a GPU is an estimate, for none was had: a minute for the graphs; three to five for
-compiling text, one or two images; six to nine for the speed of text, most of it BERT-base's largest batches, two for
-images; one for the rest. A trial of minilm and resnet50 takes four and a half minutes on one core.
+A subject, or a part of one, can be had alone: `--parts graphs compile`, then all, again until nothing is left. How long
+that takes on a GPU is an estimate, for none was had: a minute for the graphs; three to five for compiling text, one or
+two images; six to nine for the speed of text, most of it BERT-base's largest batches, two for images; one for the rest.
+A trial of minilm and resnet50 takes four and a half minutes on one core.
 """
 
 from __future__ import annotations
@@ -245,7 +245,7 @@ def placement(job: Job) -> None:
 
 
 def placed(graph: Path, device: str, inputs: Mapping[str, Any]) -> dict[str, float]:
-    """The share of time on each execution provider; empty where the session does not open."""
+    """The share of the host's time for each execution provider; empty where the session does not open."""
     provider = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
     try:
         open_session(graph, provider)

@@ -125,7 +125,7 @@ def placement(name: str, found: Mapping[str, Mapping[str, float]]) -> str:
         [f"onnxruntime {variant}", ", ".join(f"{provider} {share:.1%}" for provider, share in shares.items()) or "-"]
         for variant, shares in found.items()
     ]
-    return markdown([name, "share of the time"], rows)
+    return markdown([name, "share of the host's time"], rows)
 
 
 def claims(results: Mapping[str, Any]) -> str:

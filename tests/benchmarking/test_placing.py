@@ -89,7 +89,7 @@ def test_nodes_elsewhere_and_servers_that_do_not_tell_are_remarked(job: Job) -> 
     report["engines"][2]["placement"] = None
     said = [line for line in remarks(report) if "nodes" in line]
     assert said == [
-        "onnxruntime int8-dynamic: 1 of 10 nodes and 0.2% of the time are on CPUExecutionProvider, "
+        "onnxruntime int8-dynamic: 1 of 10 nodes and 0.2% of the host's time are on CPUExecutionProvider, "
         "not on CUDAExecutionProvider: Shape",
         "triton http: its server does not tell which execution provider runs the graph's nodes",
     ]

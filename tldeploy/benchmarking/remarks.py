@@ -110,7 +110,7 @@ def _placed(engine: dict[str, Any]) -> Iterator[str]:
     if not found and engine["provider"].startswith("Triton"):
         yield f"{engine['name']}: its server does not tell which execution provider runs the graph's nodes"
     for rest in found[1:]:
-        share = "" if rest["share"] is None else f" and {rest['share']:.1%} of the time"
+        share = "" if rest["share"] is None else f" and {rest['share']:.1%} of the host's time"
         some = ", ".join(list(rest["operators"])[:MOST_OPERATORS])
         more = ", …" if len(rest["operators"]) > MOST_OPERATORS else ""
         nodes = sum(each["nodes"] for each in found)

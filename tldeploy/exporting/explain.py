@@ -40,10 +40,11 @@ COMPILED = {"TensorrtExecutionProvider", "OpenVINOExecutionProvider"}  # they ru
 
 @dataclass(frozen=True)
 class Explained:
-    """One variant. ms: of a typical row, in the graph alone, and with what the profiler adds: some microseconds a node,
-    which is most of a tiny network's. groups, operators: shares of the time, which add up to 1;
-    groups in the network's order, all of them. nodes: each as it ran, with its provider. departures: where each group
-    ends, the L2 norm of the difference from fp32 over that of fp32; None where the variant has no such tensor."""
+    """One variant. ms: of the host for a typical row, in the graph alone: on a GPU it launches, and does not wait; and
+    with what the profiler adds: some microseconds a node, which is most of a tiny network's. groups, operators: shares
+    of that time, which add up to 1; groups in the network's order, all of them. nodes: each as it ran, with its
+    provider. departures: where each group ends, the L2 norm of the difference from fp32 over that of fp32; None where
+    the variant has no such tensor."""
 
     variant: str
     ms: float

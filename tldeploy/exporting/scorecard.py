@@ -53,7 +53,8 @@ class Entry:
 
     file: None once it is deleted. size_bytes: the file, with its external data. not_finite: rows answered with
     something that is no number. speed: None where the target is not on this machine. providers: the share of the
-    session's time on each. kept: it may be served; reason: why, or why not.
+    host's time for the nodes of each, which on a GPU is that of launching. kept: it may be served; reason: why, or why
+    not.
     """
 
     name: str

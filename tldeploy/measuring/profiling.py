@@ -1,4 +1,8 @@
-"""Where a session spends its time, node by node, and on which execution provider: onnxruntime's own profile."""
+"""Where a session spends its time, node by node, and on which execution provider: onnxruntime's own profile.
+
+Its times are the host's. On the CPU that is what the nodes take; on a GPU it is what launching their kernels takes,
+which nobody waits for there.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,8 @@ PROFILED_ROWS = 16
 
 @dataclass(frozen=True)
 class NodeTime:
-    """One node of the graph as onnxruntime runs it, which is not always one of the file. ms: in a typical run."""
+    """One node of the graph as onnxruntime runs it, which is not always one of the file. ms: of the host, in a typical
+    run."""
 
     name: str
     operator: str
@@ -36,7 +41,7 @@ class NodeTime:
 @dataclass(frozen=True)
 class Placed:
     """What of a graph is run by one execution provider. operators: how many nodes there are of each. share: of the
-    session's time; None where it was not taken."""
+    host's time in the session, which on a GPU is that of launching; None where it was not taken."""
 
     provider: str
     operators: dict[str, int]
@@ -55,12 +60,12 @@ def profile(
     provider_options: Mapping[str, str] | None = None,
 ) -> list[NodeTime]:
     """Every node that ran, in the order of the first run. optimized: where to write the graph as it is run.
+    provider_options: see open_session.
 
     The first batch is run twice: what is allocated and prepared in a session's first run is not counted.
 
     Raises what `open_session` does, and MachineError that names the nodes if computation ran on the CPU where another
     provider was asked for; a session that is strict about its provider makes that impossible, and here is the proof.
-    provider_options: see open_session.
     """
     import onnxruntime
 
@@ -117,7 +122,7 @@ def shares(nodes: Sequence[NodeTime], keys: Sequence[str]) -> dict[str, float]:
 
 
 def placed(nodes: Sequence[NodeTime]) -> list[Placed]:
-    """By execution provider, the one that takes most of the time first."""
+    """By execution provider, the one that takes most of the host's time first."""
     operators: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for node in nodes:
         operators[node.provider][node.operator] += 1
@@ -128,5 +133,5 @@ def placed(nodes: Sequence[NodeTime]) -> list[Placed]:
 
 
 def provider_shares(nodes: Sequence[NodeTime]) -> dict[str, float]:
-    """The share of the time on each execution provider."""
+    """The share of the host's time for the nodes of each execution provider."""
     return shares(nodes, [node.provider for node in nodes])

@@ -134,7 +134,7 @@ def opening(report: Report) -> Table:
 
 
 def placement(report: Report) -> Table:
-    """Which execution provider runs the nodes, and what it takes of the time; empty where nobody tells."""
+    """Which execution provider runs the nodes, and what it takes of the host's time; empty where nobody tells."""
     rows = [
         [
             words(engine["name"]),
@@ -146,7 +146,7 @@ def placement(report: Report) -> Table:
         for engine in report["engines"]
         for at, found in enumerate(engine.get("placement") or [])
     ]
-    return Table("placement", ["engine", "execution provider", "nodes", "of the time", "of which"], rows)
+    return Table("placement", ["engine", "execution provider", "nodes", "of the host's time", "of which"], rows)
 
 
 def _operators(nodes: dict[str, int], most: int | None) -> str:
