@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers.utils.import_utils import enable_tf32
 
 from tests.tuning.tiny_part import text_network
 from tldeploy.errors import MachineError
@@ -61,10 +62,10 @@ def test_a_gpu_that_pytorch_does_not_find_is_no_silent_cpu() -> None:
 @pytest.mark.parametrize(
     ("gpu", "asked", "expected", "name"),
     [
-        (None, "auto", {"use_cpu": True, "bf16": False, "fp16": False, "tf32": None}, "fp32"),
-        (None, "bf16", {"use_cpu": True, "bf16": True, "fp16": False, "tf32": None}, "bf16"),
-        ("old", "auto", {"use_cpu": False, "bf16": False, "fp16": False, "tf32": None}, "fp32"),
-        ("old", "fp16", {"use_cpu": False, "bf16": False, "fp16": True, "tf32": None}, "fp16"),
+        (None, "auto", {"use_cpu": True, "bf16": False, "fp16": False, "tf32": False}, "fp32"),
+        (None, "bf16", {"use_cpu": True, "bf16": True, "fp16": False, "tf32": False}, "bf16"),
+        ("old", "auto", {"use_cpu": False, "bf16": False, "fp16": False, "tf32": False}, "fp32"),
+        ("old", "fp16", {"use_cpu": False, "bf16": False, "fp16": True, "tf32": False}, "fp16"),
         ("new", "auto", {"use_cpu": False, "bf16": True, "fp16": False, "tf32": True}, "bf16"),
         ("new", "fp32", {"use_cpu": False, "bf16": False, "fp16": False, "tf32": False}, "fp32"),
         ("new", "tf32", {"use_cpu": False, "bf16": False, "fp16": False, "tf32": True}, "tf32"),
@@ -98,15 +99,33 @@ def test_a_precision_that_is_not_to_be_had_is_refused(settings: dict[str, Any], 
     assert "set tune.precision to auto" in caught.value.fix
 
 
-def test_tf32_ends_with_the_training_that_asked_for_it() -> None:
-    before = torch.backends.fp32_precision
-    with precision.products({"tf32": True}):
+def settings_of_pytorch() -> tuple[Any, ...]:
+    return (
+        torch.backends.fp32_precision,
+        torch.get_float32_matmul_precision(),
+        torch.backends.cuda.matmul.allow_tf32,
+        torch.backends.cudnn.allow_tf32,
+    )
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_tf32_ends_with_the_training_that_asked_for_it(asked: bool) -> None:
+    before = settings_of_pytorch()
+    with precision.products({"tf32": asked}):
+        assert settings_of_pytorch() == ("none", "high" if asked else "highest", asked, asked)
+        enable_tf32(asked)  # as TrainingArguments does on a GPU; by itself it makes PyTorch's older getters raise
+        assert settings_of_pytorch()[1:] == ("high" if asked else "highest", asked, asked)
+    assert settings_of_pytorch() == before
+
+
+def test_a_caller_may_have_set_tf32_by_either_way() -> None:
+    enable_tf32(True)
+    try:
+        with precision.products({"tf32": False}):
+            assert not torch.backends.cuda.matmul.allow_tf32
         assert torch.backends.fp32_precision == "tf32"
-    with precision.products({"tf32": False}):
-        assert torch.backends.fp32_precision == "ieee"
-    with precision.products({"tf32": None}):
-        assert torch.backends.fp32_precision == before
-    assert torch.backends.fp32_precision == before
+    finally:
+        torch.backends.fp32_precision = "none"
 
 
 @pytest.mark.parametrize("gpu", ["new"], indirect=True)

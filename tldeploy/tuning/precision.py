@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers.utils.import_utils import enable_tf32
 
 from tldeploy.backbones.network import Network
 from tldeploy.errors import MachineError, RecipeError
@@ -32,8 +31,8 @@ def arguments(settings: Tune) -> dict[str, Any]:
         found = f"tune.precision is {asked}, which {torch.cuda.get_device_name()} does not have"
         raise MachineError(f"train in {asked}", found, "set tune.precision to auto or fp16")
     bf16 = asked == "bf16" or (asked == "auto" and ampere)
-    tf32 = bf16 or asked == "tf32"
-    return {"use_cpu": not cuda, "bf16": bf16, "fp16": asked == "fp16", "tf32": tf32 if ampere else None}
+    tf32 = ampere and (bf16 or asked == "tf32")
+    return {"use_cpu": not cuda, "bf16": bf16, "fp16": asked == "fp16", "tf32": tf32}
 
 
 def name(found: dict[str, Any]) -> str:
@@ -42,13 +41,22 @@ def name(found: dict[str, Any]) -> str:
 
 @contextmanager
 def products(how: dict[str, Any]) -> Iterator[None]:
-    """Inside the block products of fp32 numbers are in TF32 or in fp32, as `how` says; afterwards as before."""
+    """Inside the block products of fp32 numbers are in TF32 or in fp32, as `how` says; afterwards as before.
+
+    Said by PyTorch's older settings: its compiler reads these, and they raise where TF32 is only on by the newer one.
+    Transformers sets that to the same when it trains (https://github.com/pytorch/pytorch/issues/196728).
+    """
     before = torch.backends.fp32_precision  # type: ignore[attr-defined]
-    if how["tf32"] is not None:
-        enable_tf32(how["tf32"])
+    torch.backends.fp32_precision = "none"  # type: ignore[attr-defined]
+    matrices, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if how["tf32"] else "highest")
+    torch.backends.cudnn.allow_tf32 = how["tf32"]
     try:
         yield
     finally:
+        torch.backends.fp32_precision = "none"  # type: ignore[attr-defined]
+        torch.set_float32_matmul_precision(matrices)
+        torch.backends.cudnn.allow_tf32 = convolutions
         torch.backends.fp32_precision = before  # type: ignore[attr-defined]
 
 
