@@ -117,6 +117,8 @@ def test_a_graph_that_is_no_graph_is_not_blamed_on_the_gpu(folder: Path) -> None
     [
         ("libcuda.so.1: cannot open", "install NVIDIA's driver"),
         ("libnvinfer.so.10: cannot open", "put TensorRT's libraries on LD_LIBRARY_PATH"),
+        ("libnvonnxparser.so.10: cannot open", "put TensorRT's libraries on LD_LIBRARY_PATH"),
+        ("libnvrtc.so.13: cannot open", "`pip install 'onnxruntime-gpu[cuda,cudnn]'` where tldeploy is installed"),
         ("libcudnn.so.9: cannot open", "`pip install 'onnxruntime-gpu[cuda,cudnn]'` where tldeploy is installed"),
     ],
 )

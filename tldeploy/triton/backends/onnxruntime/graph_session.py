@@ -136,7 +136,7 @@ def remedy(missing: str | None = None) -> str:
     """What to do about a library that is missing, or a provider that does not start for another reason."""
     if missing and missing.startswith("libcuda.so"):
         return "install NVIDIA's driver, or serve on the CPU"
-    if missing and missing.startswith("libnv"):
+    if missing and missing.startswith(("libnvinfer", "libnvonnxparser")):
         return "put TensorRT's libraries on LD_LIBRARY_PATH, or serve by CUDA alone"
     return "`pip install 'onnxruntime-gpu[cuda,cudnn]'` where tldeploy is installed, and start the server again"
 
