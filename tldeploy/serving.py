@@ -74,7 +74,7 @@ def serve(
     from tldeploy.triton.gate import gate_for
 
     if device is not None:
-        require(device, f"serve {repository}", placement.needs())
+        require(device, f"serve {repository}")
         placement.demand(Path(repository), device)
 
     server.serve(

@@ -8,6 +8,7 @@ import pytest
 
 from tests.drivers import without_gpu
 from tldeploy.cli import execute
+from tldeploy.devices import Lack
 from tldeploy.errors import ArtifactError, MachineError
 from tldeploy.recipe import Deploy
 from tldeploy.triton import placement
@@ -52,6 +53,23 @@ def test_graphs_for_a_gpu_are_refused_before_a_server_is_started(
 def test_graphs_for_a_gpu_are_servable_where_there_is_one(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(placement, "lacking", lambda device, needs: None)
     check_servable(repository, all_published(repository))
+
+
+def test_onnxruntime_is_asked_for_only_where_it_runs_a_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with the driver of a GPU, and an onnxruntime that knows no CUDA."""
+    lack = Lack("onnxruntime is built without CUDA", "install another")
+    monkeypatch.setattr(placement, "needs", lambda: ["onnxruntime"])
+    monkeypatch.setattr(placement, "lacking", lambda device, needs: lack if needs else None)
+    text = "instance_group [{ kind: KIND_GPU }]\n"
+    for name, served_by in (("plan", 'platform: "tensorrt_plan"\n'), ("code", 'backend: "python"\n')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.pbtxt").write_text(served_by + text)
+    check_servable(tmp_path, [])
+    (tmp_path / "graph").mkdir()
+    (tmp_path / "graph" / "config.pbtxt").write_text('backend: "onnxruntime"\n' + text)
+    with pytest.raises(MachineError) as caught:
+        check_servable(tmp_path, [])
+    assert caught.value.found.startswith("graph is configured for a GPU (KIND_GPU): onnxruntime is built without")
 
 
 @pytest.mark.parametrize(

@@ -21,12 +21,16 @@ def check_servable(repository: Path, published: Sequence[Publication]) -> None:
     asked = f"serve {repository}"
     if not any(repository.glob(f"*/{CONFIG_FILE}")):
         raise ServerError(asked, "no model is in it", "publish one with `tldeploy deploy`")
-    placed = {model.name: device_of(model) for model in _models(repository)}
+    placed = [(model, device_of(model)) for model in _models(repository)]
     for device in ("cuda", "tensorrt"):  # what TensorRT leaves is CUDA's
-        names = [name for name, place in placed.items() if place in {device, "tensorrt"}]
-        if names and (lack := lacking(device, needs())):
-            found = f"{_are(names)} configured for a GPU ({KINDS[device]}): {lack.found}"
-            raise MachineError(asked, found, f"{lack.fix}; for the CPU: {_again(repository, published, names, 'cpu')}")
+        there = [model for model, place in placed if place in {device, "tensorrt"}]
+        graphs = [model for model in there if model.backend == "onnxruntime"]
+        for models, wanted in ((there, []), (graphs, needs())):  # other backends bring their own libraries
+            names = [model.name for model in models]
+            if names and (lack := lacking(device, wanted)):
+                found = f"{_are(names)} configured for a GPU ({KINDS[device]}): {lack.found}"
+                again = _again(repository, published, names, "cpu")
+                raise MachineError(asked, found, f"{lack.fix}; for the CPU: {again}")
 
 
 def demand(repository: Path, device: Device) -> None:
@@ -42,8 +46,14 @@ def demand(repository: Path, device: Device) -> None:
         )
 
 
+def of(repository: Path, publication: Publication) -> Device | None:
+    """Where the graph of what was published runs; None where its configuration leaves it to the server."""
+    models = [Model(repository / name) for name in publication.manifest.details["models"]]
+    return next((device_of(model) for model in models if model.backend == "onnxruntime"), None)
+
+
 def needs() -> list[Need]:
-    """What a server here computes by, of what tldeploy itself has: one that is on the PATH brings its own."""
+    """What a server here runs graphs by, of what tldeploy itself has: one that is on the PATH brings its own."""
     return [] if shutil.which("tritonserver") else ["onnxruntime"]
 
 
