@@ -69,17 +69,16 @@ def _served(recipe: Recipe) -> list[tuple[Protocol, bool]]:
 def opened(recipe: Recipe, exported: Manifest) -> Iterator[list[Runner]]:
     """Every engine that the recipe benches, open; the served ones by a private server on free ports.
 
-    The others compute on the recipe's `bench_device`. Raises RecipeError for those that cannot, ArtifactError for
-    graphs that cannot, MachineError for a package or a compiler that one of them needs, and whatever error opening one
-    raises.
+    The others compute on the recipe's `bench_device`, which `check` was asked about. Raises ArtifactError for graphs
+    that cannot compute there, MachineError for a package or a compiler that an engine needs, and whatever error opening
+    one raises.
     """
     from tldeploy.measuring.isolated import Isolated
     from tldeploy.tasks import load_task
 
     device = recipe.bench_device()
-    check(recipe.bench.engines, device)
     if "onnxruntime" in recipe.bench.engines:
-        check_graphs(exported, device)
+        check_graphs(recipe, exported)
     folder = recipe.path("onnx")
     task = load_task(exported.task, folder, exported.labels)
     with contextlib.ExitStack() as stack:
@@ -98,17 +97,19 @@ def check(wanted: Iterable[str], device: Device) -> None:
     misfits = ONLY_ON_A_GPU if device == "cpu" else ONLY_ON_THE_CPU
     if found := [engine for engine in wanted if engine in misfits]:
         names, reasons = ", ".join(found), "; ".join(dict.fromkeys(misfits[engine] for engine in found))
-        fix = f"leave {names} out of bench.engines, or set bench.device: {'cuda' if device == 'cpu' else 'cpu'}"
+        other = "cuda" if device == "cpu" else "cpu"
+        fix = f"leave {names} out of bench.engines, or bench on {other}, by bench.device or `tldeploy bench --device`"
         raise RecipeError(f"bench {names} on {device}", reasons, fix)
 
 
-def check_graphs(exported: Manifest, device: Device) -> None:
-    """Raises ArtifactError for variants that were exported for something else, and cannot compute on the device."""
+def check_graphs(recipe: Recipe, exported: Manifest) -> None:
+    """Raises ArtifactError for variants that were exported for something else, and cannot compute where it benches."""
+    device = recipe.bench_device()
     there = [variant["name"] for variant in exported.details["variants"] if variant["file"]]
     if found := [name for name in there if name in WITHOUT_KERNELS[device]]:
         names, target = ", ".join(found), exported.details.get("target", "cpu")
         reason = f"{device} has no kernels for some of their operators; they were exported for {target}"
-        fix = f"run `tldeploy export --target {device}` first, or bench them on what they were made for"
+        fix = f"run `tldeploy export {recipe.folder} --device {device}` first, or bench them on what they were made for"
         raise ArtifactError(f"bench onnxruntime {names} on {device}", reason, fix)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,9 +13,12 @@ from tests.drivers import without_gpu
 from tests.tiny_project import RECIPE, write_project
 from tldeploy import artifacts, pipeline
 from tldeploy.cli import execute
-from tldeploy.errors import ArtifactError, UsageError
-from tldeploy.pipeline.places import to_serve
+from tldeploy.devices import Device
+from tldeploy.errors import ArtifactError, RecipeError, UsageError
+from tldeploy.pipeline.places import refuse_served_elsewhere, refuse_without_kernels, to_bench, to_serve
 from tldeploy.recipe import Cuda, Deploy, Recipe, TensorRT
+from tldeploy.triton import placement
+from tldeploy.triton.repository import published
 
 QUICK = RECIPE.replace("tune:\n", "tune:\n  methods: [feature-extraction]\n").replace(
     "deploy:\n", "export:\n  variants: [fp32]\ndeploy:\n"
@@ -32,6 +36,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pipeline.export(folder)
     pipeline.deploy(folder, check=False)
     return folder
+
+
+def recipe_with(section: str, recipe: Recipe, **settings: Any) -> Recipe:
+    return recipe.model_copy(update={section: getattr(recipe, section).model_copy(update=settings)})
 
 
 def written(folder: Path) -> dict[str, tuple[int, int]]:
@@ -54,7 +62,8 @@ def test_a_stage_is_refused_although_its_artifact_is_current(
     assert error["asked"].startswith(f"{'tune' if verb == 'run' else verb} tiny on ")
     assert "NVIDIA driver" in error["found"]
     assert "--device cpu" in error["fix"]
-    assert ("--no-check" in error["fix"]) == (verb == "deploy")
+    elsewhere = f"`tldeploy deploy {project} --device {device} --no-check` publishes it for another machine"
+    assert (elsewhere in error["fix"]) == (verb == "deploy")
     assert shown.err.count("error: ") == 1
     assert written(project) == before
 
@@ -136,7 +145,35 @@ def test_a_graph_without_kernels_there_is_not_published(project: Path, monkeypat
     with pytest.raises(ArtifactError) as caught:
         pipeline.deploy(project, check=False, device="cuda")
     assert "int8-dynamic, which was chosen for cpu, has operators that cuda has no kernels for" in caught.value.found
+    assert caught.value.fix == f"run `tldeploy export {project} --target cuda` first", "the GPU is elsewhere"
+    on_cuda = recipe_with("deploy", Recipe.load(project), device="cuda")
+    with pytest.raises(ArtifactError) as caught:
+        refuse_without_kernels(on_cuda, "cpu", "int8-dynamic", here=True)
     assert caught.value.fix == f"run `tldeploy export {project} --device cuda` first"
+
+
+@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+def test_engines_that_know_no_gpu_are_refused_before_the_first_stage(device: Device, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(QUICK.replace("[onnxruntime,", "[openvino,"))
+    for verb in (to_bench, pipeline.bench):
+        with pytest.raises(RecipeError, match=f"bench openvino on {device}"):
+            verb(Recipe.load(tmp_path), device=device)
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+def test_what_is_published_for_the_cpu_is_not_benched_as_if_it_ran_on_a_gpu(project: Path) -> None:
+    recipe = Recipe.load(project)
+    place = recipe.path(recipe.deploy.repository)
+    served_on = placement.of(place, published(place, recipe.name))
+    assert served_on == "cpu"
+    on_cuda = recipe_with("bench", recipe, device="cuda")
+    with pytest.raises(RecipeError, match="triton-http on cuda: the graph that is served is") as caught:
+        refuse_served_elsewhere(on_cuda, served_on)
+    assert caught.value.fix.startswith(f"`tldeploy run {project} --device cuda` deploys it there")
+    for fine in (recipe, recipe_with("bench", on_cuda, engines=["onnxruntime"])):
+        refuse_served_elsewhere(fine, served_on)
+    refuse_served_elsewhere(on_cuda, "tensorrt")
+    refuse_served_elsewhere(recipe, "cuda")
 
 
 def test_a_device_and_a_target_that_is_another_are_wrong_usage(project: Path) -> None:

@@ -21,6 +21,7 @@ from tldeploy.pipeline.learning import fetch, find_rate, rank, search, tune, tun
 from tldeploy.pipeline.measuring import bench, capacity, gate, report
 from tldeploy.pipeline.publishing import deploy
 from tldeploy.pipeline.stage import Outcome, RecipeLike, alone, loaded
+from tldeploy.recipe.serving import ON
 
 __all__ = [
     "Outcome",
@@ -44,15 +45,15 @@ __all__ = [
 def run(recipe: RecipeLike, force: bool = False, *, device: Device | None = None) -> list[Outcome]:
     """All stages, in order; those whose inputs are unchanged are skipped.
 
-    device: of all of them; what TensorRT will run is trained on CUDA. Raises MachineError before the first stage where
-    this machine has not what one of them needs.
+    device: of all of them; what TensorRT will run is trained on CUDA. Before the first stage it raises MachineError
+    where this machine has not what one of them needs, and RecipeError for engines that do not compute there.
     """
     alone("run all stages")
     recipe = loaded(recipe)
     place = places.to_train(recipe, device)
     target = places.to_measure(recipe, device, None)
-    places.to_serve(recipe, device, target, here=True)
-    places.to_bench(recipe, device)
+    served = places.to_serve(recipe, device, target, here=True)
+    places.refuse_served_elsewhere(places.to_bench(recipe, device), served.deploy.device or ON[target])
     fetched = fetch(recipe, force)
     tuned = tune_stage(recipe, fetched, force, place)
     later = [tuned, *(stage(recipe, force, device=device) for stage in (export, deploy, bench))]

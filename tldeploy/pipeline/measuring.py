@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from tldeploy import artifacts, engines
 from tldeploy.artifacts import Manifest, fingerprint
 from tldeploy.devices import Device
-from tldeploy.pipeline.places import to_bench
+from tldeploy.pipeline.places import refuse_served_elsewhere, to_bench
 from tldeploy.pipeline.stage import Outcome, RecipeLike, check_lineage, loaded, unless_current
+from tldeploy.recipe import Recipe
 from tldeploy.staleness import here
 
 if TYPE_CHECKING:
@@ -26,12 +27,15 @@ def bench(recipe: RecipeLike, force: bool = False, *, device: Device | None = No
     """Measure every engine of the recipe on the held-out rows, in one interleaved run, and write the report.
 
     device: where those that are not served compute, instead of the recipe's `bench.device`. Raises MachineError where
-    this machine has not what they need.
+    this machine has not what they need, RecipeError for engines that do not compute there, and where it is a GPU and
+    what is published runs on the CPU.
     """
     recipe = to_bench(loaded(recipe), device)
     parents = {kind: artifacts.load(folder, kind) for kind, folder in engines.artifacts_behind(recipe)}
     folder = recipe.path("bench")
     check_lineage(recipe, parents)
+    if "deploy" in parents:
+        refuse_served_elsewhere(recipe, _served_on(recipe))
     hashes = {kind: manifest.sha256 for kind, manifest in parents.items()}
     section = {**recipe.section("bench")["bench"], "device": recipe.bench_device()}
     inputs = fingerprint([BENCHED_FORMAT, section, hashes, *here()])
@@ -57,6 +61,13 @@ def bench(recipe: RecipeLike, force: bool = False, *, device: Device | None = No
 
         lay_out(folder)
     return outcome
+
+
+def _served_on(recipe: Recipe) -> Device | None:
+    from tldeploy.triton import placement, repository
+
+    place = recipe.path(recipe.deploy.repository)
+    return placement.of(place, repository.published(place, recipe.name))
 
 
 def gate(

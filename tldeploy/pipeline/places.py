@@ -7,19 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from tldeploy import engines
 from tldeploy.devices import OTHERWISE, Device, Need, require
-from tldeploy.errors import ArtifactError, UsageError
+from tldeploy.errors import ArtifactError, RecipeError, UsageError
 from tldeploy.recipe import Recipe
 from tldeploy.recipe.serving import ON, SECTIONS, Target
 from tldeploy.recipe.tuning import TrainedOn
-
-# Variants with operators that a device has no kernels for.
-WITHOUT_KERNELS: dict[Device, set[str]] = {
-    "cpu": {"bf16"},
-    "cuda": {"int8-dynamic", "int8-static"},
-    "tensorrt": {"int8-dynamic", "int8-weights", "int4-weights"},
-}
-ELSEWHERE = "`--no-check` publishes it for another machine"
 
 
 def to_train(recipe: Recipe, device: Device | None, verb: str = "tune") -> TrainedOn:
@@ -47,30 +40,42 @@ def to_serve(recipe: Recipe, device: Device | None, target: Target, *, here: boo
     if here:
         from tldeploy.triton.placement import needs
 
-        require(place, f"deploy {recipe.name}", needs(), otherwise=f"{OTHERWISE}, and {ELSEWHERE}")
+        elsewhere = f"`tldeploy deploy {recipe.folder}{f' --device {device}' if device else ''} --no-check`"
+        otherwise = f"{OTHERWISE}, and {elsewhere} publishes it for another machine"
+        require(place, f"deploy {recipe.name}", needs(), otherwise=otherwise)
     if device is None:
         return recipe
     fitting = {name: getattr(recipe.deploy, name) if device in devices else None for name, devices in SECTIONS.items()}
     return _with(recipe, "deploy", device=device, **fitting)
 
 
-def refuse_without_kernels(recipe: Recipe, target: Target, variant: str) -> None:
+def refuse_without_kernels(recipe: Recipe, target: Target, variant: str, *, here: bool) -> None:
     """Raise ArtifactError for a graph that was chosen for a target and that `deploy.device` cannot run."""
     device = recipe.deploy.device or ON[target]
-    if variant in WITHOUT_KERNELS[device] and ON[target] != device:
+    if variant in engines.WITHOUT_KERNELS[device] and ON[target] != device:
         found = f"{variant}, which was chosen for {target}, has operators that {device} has no kernels for"
-        fix = f"run `tldeploy export {recipe.folder} --device {device}` first"
+        fix = f"run `tldeploy export {recipe.folder} --{'device' if here else 'target'} {device}` first"
         raise ArtifactError(f"deploy {recipe.name} on {device}", found, fix)
 
 
 def to_bench(recipe: Recipe, device: Device | None) -> Recipe:
-    """The recipe with `bench.device` as asked."""
+    """The recipe with `bench.device` as asked. Raises RecipeError for engines that do not compute there."""
     if device is not None:
         recipe = _with(recipe, "bench", device=device)
-    engines = recipe.bench.engines
-    needs: list[Need] = [need for need in ("torch", "onnxruntime") if any(name.startswith(need) for name in engines)]
+    wanted = recipe.bench.engines
+    engines.check(wanted, recipe.bench_device())
+    needs: list[Need] = [need for need in ("torch", "onnxruntime") if any(name.startswith(need) for name in wanted)]
     require(recipe.bench_device(), f"bench {recipe.name}", needs)
     return recipe
+
+
+def refuse_served_elsewhere(recipe: Recipe, on: Device | None) -> None:
+    """Raise RecipeError where served engines, whose graph runs `on` the CPU, are to be benched beside a GPU's."""
+    device, served = recipe.bench_device(), [name for name in recipe.bench.engines if name in engines.SERVED]
+    if served and device != "cpu" and on == "cpu":
+        names = ", ".join(served)
+        fix = f"`tldeploy run {recipe.folder} --device {device}` deploys it there; or leave them out of bench.engines"
+        raise RecipeError(f"bench {names} on {device}", "the graph that is served is configured for the CPU", fix)
 
 
 def _with(recipe: Recipe, section: str, **settings: Any) -> Recipe:

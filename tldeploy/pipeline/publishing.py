@@ -78,7 +78,7 @@ def _placed(recipe: Recipe, device: Device | None, exported: Path, *, here: bool
         recipe = to_serve(recipe, device, recipe.export.target, here=here)
     details = artifacts.read(exported, "export").details
     target: Target = details.get("target", "cpu")
-    refuse_without_kernels(recipe, target, details["chosen"])
+    refuse_without_kernels(recipe, target, details["chosen"], here=here)
     return to_serve(recipe, None, target, here=here)
 
 
