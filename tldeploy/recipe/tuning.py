@@ -135,7 +135,8 @@ class Tune(Section):
     averaging: of weights, over steps (ema) or over the epochs of the second half (swa).
     batch_norm: whether running statistics stay as pretrained, which small batches need.
     device: auto is a GPU where PyTorch has one. precision: of the products, weights are fp32. compile: by
-    torch.compile, which takes minutes before the first step, and again for each new shape.
+    torch.compile, which takes minutes before the first step, and again for each new shape; not heeded by feature
+    extraction, few-shot and adaptation.
     quantization_aware: in training, weights and activations are rounded as int8 will round them.
     """
 
