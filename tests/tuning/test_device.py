@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers.utils.import_utils import enable_tf32
 
 from tests.tuning.tiny_part import text_network
 from tldeploy.errors import MachineError
@@ -113,13 +112,14 @@ def test_tf32_ends_with_the_training_that_asked_for_it(asked: bool) -> None:
     before = settings_of_pytorch()
     with precision.products({"tf32": asked}):
         assert settings_of_pytorch() == ("none", "high" if asked else "highest", asked, asked)
-        enable_tf32(asked)  # as TrainingArguments does on a GPU; by itself it makes PyTorch's older getters raise
+        # As TrainingArguments does on a GPU; by itself it makes PyTorch's older getters raise.
+        torch.backends.fp32_precision = "tf32" if asked else "ieee"
         assert settings_of_pytorch()[1:] == ("high" if asked else "highest", asked, asked)
     assert settings_of_pytorch() == before
 
 
 def test_a_caller_may_have_set_tf32_by_either_way() -> None:
-    enable_tf32(True)
+    torch.backends.fp32_precision = "tf32"
     try:
         with precision.products({"tf32": False}):
             assert not torch.backends.cuda.matmul.allow_tf32

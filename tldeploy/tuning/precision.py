@@ -43,8 +43,8 @@ def name(found: dict[str, Any]) -> str:
 def products(how: dict[str, Any]) -> Iterator[None]:
     """Inside the block products of fp32 numbers are in TF32 or in fp32, as `how` says; afterwards as before.
 
-    Said by PyTorch's older settings: its compiler reads these, and they raise where TF32 is only on by the newer one.
-    Transformers sets that to the same when it trains (https://github.com/pytorch/pytorch/issues/196728).
+    Said by PyTorch's older settings: its compiler reads these, and they raise where TF32 is only on by the newer one
+    (https://github.com/pytorch/pytorch/issues/196728). TrainingArguments says the same by that, once in a process.
     """
     before = torch.backends.fp32_precision  # type: ignore[attr-defined]
     torch.backends.fp32_precision = "none"  # type: ignore[attr-defined]
