@@ -61,13 +61,16 @@ def engines(report: dict[str, Any]) -> str:
 
 
 def all_engines(report: dict[str, Any]) -> str:
-    """The run of every engine: its latencies, also where all rows have one length, its batches, and what it costs."""
+    """The run of every engine: its latencies, also where all rows have one length and where several are one query, its
+    batches, and what it costs."""
     tokens = next(iter(report["engines"][0]["fixed_shapes"]))
+    query = report["engines"][0]["multi_stream"]["query_rows"]
     rows = [
         [
             engine["name"],
             *(f"{engine[f'p{share}_ms']:.1f}" for share in (50, 99)),
             f"{engine['fixed_shapes'][tokens]['p50_ms']:.1f}",
+            f"{engine['multi_stream']['p50_ms']:.1f}",
             f"{engine['offline']['rows_per_s']:.0f}",
             f"{max(engine['throughput_per_s'].values()):.0f}",
             f"{engine['metric']['value']:.3f}",
@@ -78,7 +81,16 @@ def all_engines(report: dict[str, Any]) -> str:
         ]
         for engine in report["engines"]
     ]
-    head = ["engine", "p50 ms", "p99", f"p50, {tokens} tokens", "rows/s, batches", "rows/s, best load", "weighted F1"]
+    head = [
+        "engine",
+        "p50 ms",
+        "p99",
+        f"p50, {tokens} tokens",
+        f"p50, {query} rows",
+        "rows/s, batches",
+        "rows/s, best load",
+        "weighted F1",
+    ]
     table = markdown([*head, "times PyTorch", "opened in, s", "RAM MB", "MB"], rows)
     return f"{table}\n"
 
