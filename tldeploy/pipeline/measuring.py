@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tldeploy import artifacts, engines
 from tldeploy.artifacts import Manifest, fingerprint
+from tldeploy.benchmarking import SCHEMA_VERSION
 from tldeploy.devices import Device
 from tldeploy.pipeline.places import refuse_served_elsewhere, to_bench
 from tldeploy.pipeline.stage import Outcome, RecipeLike, check_lineage, loaded, unless_current
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from tldeploy.benchmarking.capacity import Capacity
     from tldeploy.benchmarking.comparison import Comparison
     from tldeploy.benchmarking.gate import Judged
-
-BENCHED_FORMAT = 3  # with report.md
 
 
 def bench(recipe: RecipeLike, force: bool = False, *, device: Device | None = None) -> Outcome:
@@ -38,7 +37,7 @@ def bench(recipe: RecipeLike, force: bool = False, *, device: Device | None = No
         refuse_served_elsewhere(recipe, _served_on(recipe))
     hashes = {kind: manifest.sha256 for kind, manifest in parents.items()}
     section = {**recipe.section("bench")["bench"], "device": recipe.bench_device()}
-    inputs = fingerprint([BENCHED_FORMAT, section, hashes, *here()])
+    inputs = fingerprint([SCHEMA_VERSION, section, hashes, *here()])
 
     def run_stage() -> Manifest:
         from tldeploy.benchmarking.bench import bench as run_bench

@@ -47,6 +47,7 @@ from tldeploy.triton.gate import Gate, is_loopback, opened_gate
 from tldeploy.triton.home import locate
 from tldeploy.triton.keeping import check_served
 from tldeploy.triton.log import causes, last_events, remedy
+from tldeploy.triton.placement import check_servable
 from tldeploy.triton.process import Log, Process
 from tldeploy.triton.repository import Publication, all_published, check_path, golden
 from tldeploy.triton.server_options import server_options
