@@ -12,7 +12,7 @@ import pytest
 
 from tests.drivers import without_gpu
 from tldeploy import environment
-from tldeploy.devices import Driver, onnxruntime_built_for
+from tldeploy.devices import Driver, Lack, onnxruntime_built_for
 
 
 def test_the_facts_are_those_of_this_machine_and_can_be_written_as_json() -> None:
@@ -125,8 +125,24 @@ def test_libraries_that_are_not_found_have_the_package_that_brings_each(monkeypa
 def test_without_a_gpu_doctor_says_what_the_wheel_would_want(monkeypatch: pytest.MonkeyPatch) -> None:
     packages(monkeypatch)
     monkeypatch.setattr(environment, "_gpus", list)
-    assert named("gpu").found == ("none: models run on the CPU; onnxruntime-gpu 1.31.1 would want CUDA 13 and cuDNN 9")
+    monkeypatch.setattr(environment, "find_driver", lambda: Lack("none", "get one"))
+    without = "none: models run on the CPU; onnxruntime-gpu 1.31.1 would want CUDA 13 and cuDNN 9"
+    assert named("gpu").found == without
     assert "cuda" not in {check.name for check in environment.checks()}
+    packages(monkeypatch, torch="2.13")
+    monkeypatch.setattr(environment, "torch_built_for", lambda: None)
+    assert (named("gpu").status, named("gpu").found) == ("ok", f"{without}; PyTorch 2.13 is built without CUDA")
+
+
+def test_a_driver_counts_without_nvidia_smi(monkeypatch: pytest.MonkeyPatch) -> None:
+    packages(monkeypatch, nvidia_cudnn_cu13="9.14")
+    monkeypatch.setattr(environment, "_gpus", list)
+    monkeypatch.setattr(environment, "missing_libraries", lambda device: [])
+    monkeypatch.setattr(environment, "find_driver", lambda: Driver(1, (12, 8)))
+    assert named("gpu").found == "1, by the driver; there is no nvidia-smi to name them"
+    assert (named("cuda").status, "the driver knows CUDA up to 12" in named("cuda").found) == ("missing", True)
+    monkeypatch.setattr(environment, "find_driver", lambda: Driver(1, (13, 0)))
+    assert (named("cuda").status, named("cudnn").status) == ("ok", "ok")
 
 
 def test_what_the_installed_wheel_is_built_for_is_what_it_says_itself() -> None:
@@ -161,6 +177,7 @@ def test_the_majors_of_driver_and_cudnn_are_held_against_the_wheel(
 ) -> None:
     gpu(driver)
     packages(monkeypatch, **installed)
+    monkeypatch.setattr(environment, "find_driver", lambda: Lack("its library does not start", "-"))
     check = named(name)
     assert (check.status, found in check.found, fix in check.fix) == (status, True, True)
 

@@ -160,10 +160,15 @@ def _instructions() -> Iterator[Check]:
 
 def _gpu() -> Iterator[Check]:
     gpus = _gpus()
+    if not gpus and not isinstance(found := find_driver(), Lack):
+        yield Check("gpu", "ok", f"{found.gpus}, by the driver; there is no nvidia-smi to name them")
+        return
     if not gpus:
         would = ""
         if wanted := onnxruntime_built_for():
             would = f"; onnxruntime-gpu {_version('onnxruntime-gpu')} would want CUDA {wanted[0]} and cuDNN {wanted[1]}"
+        if (torch := _version("torch")) and torch_built_for() is None:
+            would += f"; PyTorch {torch} is built without CUDA"
         yield Check("gpu", "ok", f"none: models run on the CPU{would}")
         return
     yield Check("gpu", "ok", ", ".join(f"{gpu['name']}, driver {gpu['driver']}" for gpu in gpus))
@@ -197,12 +202,11 @@ def _cuda() -> Iterator[Check]:
 
     The wheel says itself what it was built for, in the package of cuDNN that its extra asks for.
     """
-    wanted = onnxruntime_built_for()
-    if wanted is None or not _gpus():
+    wanted, driver = onnxruntime_built_for(), _driver_cuda()
+    if wanted is None or (driver is None and not _gpus()):
         return
     cuda, cudnn = wanted
     wheel = f"onnxruntime-gpu {_version('onnxruntime-gpu')} is built for CUDA {cuda} and cuDNN {cudnn}"
-    driver = _driver_cuda()
     if driver is not None and driver < cuda:
         fix = f"update the NVIDIA driver to one that knows CUDA {cuda}, or install an onnxruntime-gpu for CUDA {driver}"
         yield Check("cuda", "missing", f"{wheel}; the driver knows CUDA up to {driver}", fix)
@@ -227,7 +231,9 @@ def _cuda() -> Iterator[Check]:
 
 
 def _driver_cuda() -> int | None:
-    """The newest CUDA major that the driver knows."""
+    """The newest CUDA major that the driver knows: as its library says, or, where that does not start, nvidia-smi."""
+    if not isinstance(found := find_driver(), Lack):
+        return found.cuda[0]
     match = re.search(r"CUDA Version:\s*(\d+)", _nvidia_smi())
     return int(match[1]) if match else None
 
