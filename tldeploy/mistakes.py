@@ -95,6 +95,8 @@ def _mistake(model: type[BaseModel], detail: ErrorDetails, root: yaml.Node | Non
 
 
 def _nearest(found: str, allowed: list[str]) -> str:
+    if "cuda" in allowed and re.match("gpu|nvidia|cuda", found, re.IGNORECASE):
+        return "; did you mean `cuda`?"
     close = difflib.get_close_matches(found, allowed, n=1, cutoff=0.5)
     return f"; did you mean `{close[0]}`?" if close else ""
 
