@@ -421,6 +421,7 @@ BROKEN: dict[str, tuple[str, Write]] = {
     "preferred-too-large": ("preferred-batch-size", changed("[ 4, 8 ]", "[ 4, 32 ]")),
     "no-instances": ("instance-count", changed("count: 2", "count: 0")),
     "gpu": ("gpu-absent", changed("KIND_CPU", "KIND_GPU")),
+    "gpu-too-high": ("gpu-number", changed("KIND_CPU", "KIND_AUTO gpus: [ 3 ]")),
     "threads-of-all": ("threads-oversubscribed", changed('string_value: "4"', 'string_value: "0"')),
     "threads-too-many": ("threads-oversubscribed", changed('string_value: "4"', 'string_value: "6"')),
     "graph-level-2": ("graph-level", added("optimization { graph { level: 2 } }\n")),

@@ -325,6 +325,17 @@ def test_the_verb_exits_with_8_for_errors_and_0_for_warnings(
     assert "fixed: classifier/config.pbtxt" in capsys.readouterr().out
 
 
+def test_gpus_are_counted_from_0_to_those_that_the_server_has(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus.classifier(tmp_path, corpus.put("KIND_CPU", "KIND_GPU gpus: [ 0, 3 ]"), corpus.graph())
+    assert execute(["lint", str(tmp_path), "--gpus", "1", "--cores", "8"]) == 8
+    shown = capsys.readouterr().out
+    assert "gpu-number" in shown
+    assert "asks for GPU 3, which Triton refuses" in shown
+    assert execute(["lint", str(tmp_path), "--gpus", "4", "--cores", "8"]) == 0
+
+
 def test_the_server_that_it_is_meant_for_can_be_told(tmp_path: Path) -> None:
     corpus.classifier(tmp_path, corpus.put("KIND_CPU", "KIND_GPU"), corpus.graph(opset=23))
     assert execute(["lint", str(tmp_path), "--opset", "23", "--gpus", "1", "--cores", "8"]) == 0

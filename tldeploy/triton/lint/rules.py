@@ -53,6 +53,7 @@ RULES: dict[str, tuple[Severity, str]] = {
     "preferred-batch-size": ("error", "preferred_batch_size above max_batch_size, or below 1"),
     "instance-count": ("error", "an instance group of no instances"),
     "gpu-absent": ("warning", "KIND_GPU, and no GPU here"),
+    "gpu-number": ("error", "gpus names one that the server has not"),
     "threads-oversubscribed": ("warning", "the instances' threads together are more than the cores"),
     "graph-level": ("warning", "optimization.graph.level: 2 turns every optimization off; only -1 and 1 mean others"),
     "warmup-input": ("error", "a warm-up sample that is no valid request"),

@@ -64,8 +64,14 @@ def _instances(model: Model, target: Target) -> None:
             model.report("instance-count", found, "count: 1, or more", *at, "count")
         if group.kind == ModelInstanceGroup.KIND_GPU and not target.gpus:
             found = "KIND_GPU is asked for, and there is no NVIDIA GPU here"
-            fix = "serve it where there is one, or write kind: KIND_CPU"
+            fix = "lint with --gpus 1 if its server has one; else `tldeploy deploy … --device cpu`, or kind: KIND_CPU"
             model.report("gpu-absent", found, fix, *at, "kind")
+        elif beyond := [gpu for gpu in group.gpus if not 0 <= gpu < target.gpus]:
+            found = f"instance group {index} asks for GPU {', '.join(map(str, beyond))}, which Triton refuses"
+            values = {"gpus": list(group.gpus), "GPUs of the server": target.gpus}
+            there = f"those from 0 to {target.gpus - 1}" if target.gpus else "none"
+            fix = f"name {there} (in a recipe `deploy.cuda.gpus`), or lint with the --gpus of its server"
+            model.report("gpu-number", found, fix, *at, "gpus", values=values)
         automatic = group.kind == ModelInstanceGroup.KIND_AUTO and not target.gpus
         if group.kind == ModelInstanceGroup.KIND_CPU or automatic:
             on_cpu += max(1, group.count)
