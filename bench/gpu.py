@@ -339,7 +339,7 @@ def main() -> None:
     try:
         run(asked.subjects, asked.parts, asked.device, asked.out)
     except TldeployError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from error
 
 
