@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
+from tests.drivers import without_gpu
 from tests.tiny_images import write_image_project
 from tests.tiny_project import write_project
 from tldeploy import artifacts, pipeline
@@ -164,6 +165,17 @@ def test_a_target_that_is_not_here_is_said_to_be_missing(project: Path, target: 
     assert place.provider == "CPUExecutionProvider"
     assert place.why_not_there
     assert onnxruntime.InferenceSession(project / "onnx" / "fp32.onnx", providers=[place.provider])
+
+
+@without_gpu
+@pytest.mark.parametrize("target", ["cuda", "tensorrt"])
+def test_without_a_driver_no_session_is_tried_and_onnxruntime_prints_nothing(
+    project: Path, target: Target, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said = place_for(target, project / "onnx" / "fp32.onnx").why_not_there
+    assert said is not None
+    assert said.startswith("there is no NVIDIA driver here")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_without_the_target_accuracy_is_measured_and_speed_is_not(elsewhere: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tldeploy.devices import lacking
 from tldeploy.errors import MachineError
-from tldeploy.recipe.serving import Target
+from tldeploy.recipe.serving import ON, Target
 from tldeploy.runtime.session import PROVIDERS, Provider, open_session
 
 
@@ -23,12 +24,17 @@ class Place:
 
 
 def place_for(target: Target, graph: Path, *, there: bool = False) -> Place:
-    """The target's own provider if this machine can run `graph` on it, else the CPU; with `there`, MachineError."""
+    """The target's own provider if this machine can run `graph` on it, else the CPU; with `there`, MachineError.
+
+    A session is opened only where no piece of the machine is missing: else onnxruntime prints errors of its own.
+    """
     import onnxruntime
 
     provider = PROVIDERS[target]
     why_not = None
-    if provider not in onnxruntime.get_available_providers():
+    if lack := lacking(ON[target], ["onnxruntime"]):
+        why_not = lack.found
+    elif provider not in onnxruntime.get_available_providers():
         why_not = f"this onnxruntime has no {provider}"
     elif target != "cpu":
         try:
