@@ -105,7 +105,8 @@ def command(
             print(f"{name} answers {100 * canary:g} % of the requests in {outcome.folder.parent.parent}")
             print(f"next: tldeploy canary {name.removesuffix('.canary')} --repository {outcome.folder.parent.parent}")
             return
-        place, runs_on = outcome.folder.parent.parent, outcome.manifest.details["settings"]["device"] or "cpu"
+        place = outcome.folder.parent.parent
+        runs_on: Device = outcome.manifest.details["settings"]["device"] or "cpu"
         print(f"{name}, version {version}, is live in {place}")
         if lacking(runs_on, needs()):
             print(f"it is not checked: this machine cannot run it on {runs_on}")
