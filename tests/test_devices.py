@@ -10,13 +10,18 @@ import pytest
 from tests.drivers import StandIn, loading, without_gpu
 from tldeploy import devices
 from tldeploy.devices import Driver, Lack, brought_by, find_driver, how_to_get, lacking, missing_libraries, require
-from tldeploy.errors import MachineError
+from tldeploy.errors import MachineError, UsageError
 
 LIBRARIES = ["libcublas.so.13", "libcublasLt.so.13", "libcurand.so.10", "libcudnn.so.9"]
 
 
 def test_the_cpu_is_always_there() -> None:
     require("cpu", "tune x", ["torch", "onnxruntime"])
+
+
+def test_what_is_no_device_is_wrong_usage() -> None:
+    with pytest.raises(UsageError, match="compute on GPU: no device is named so"):
+        lacking("GPU")  # type: ignore[arg-type]
 
 
 @without_gpu

@@ -18,9 +18,9 @@ import subprocess
 from collections.abc import Callable, Collection, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
-from tldeploy.errors import MachineError
+from tldeploy.errors import MachineError, UsageError
 
 Device = Literal["cpu", "cuda", "tensorrt"]
 Need = Literal["torch", "onnxruntime"]
@@ -85,8 +85,16 @@ def require(
         raise MachineError(f"{asked} on {device}", lack.found, f"{lack.fix}; {otherwise}")
 
 
+def check_name(device: str | None) -> None:
+    """Raise UsageError for what is no device; None is for whoever decides later."""
+    if device is not None and device not in get_args(Device):
+        which = "; which GPU, `deploy.cuda.gpus` or CUDA_VISIBLE_DEVICES says" if device.startswith("cuda:") else ""
+        raise UsageError(f"compute on {device}", "no device is named so", f"give {', '.join(get_args(Device))}{which}")
+
+
 def lacking(device: Device, needs: Collection[Need] = (), load: Load = ctypes.CDLL) -> Lack | None:
     """The first piece that this machine lacks to compute on `device`; None where it has them all."""
+    check_name(device)
     if device == "cpu":
         return None
     driver = find_driver(load)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from tldeploy.devices import Device, require
+from tldeploy.devices import Device, check_name, require
 from tldeploy.engines import Protocol
 from tldeploy.errors import TldeployError
 from tldeploy.progress import say
@@ -68,12 +68,15 @@ def serve(
     opened: `shared-memory`, `trace` or `logging`, which then need no key. log: gets each line of the server's log.
 
     device: what every graph of the repository has to be configured for. Raises MachineError, before a server is
-    started, where one is configured for a GPU and this machine has none.
+    started, where one is configured for a GPU and this machine has none; UsageError for what is no device.
     """
     from tldeploy.triton import flags, placement, server
     from tldeploy.triton.gate import gate_for
+    from tldeploy.triton.repository import all_published
 
+    check_name(device)
     if device is not None:
+        all_published(Path(repository))  # which says where there is no such folder
         require(device, f"serve {repository}")
         placement.demand(Path(repository), device)
 

@@ -11,10 +11,10 @@ import pytest
 
 from tests.drivers import without_gpu
 from tests.tiny_project import RECIPE, write_project
-from tldeploy import artifacts, pipeline
+from tldeploy import artifacts, pipeline, serving
 from tldeploy.cli import execute
 from tldeploy.devices import Device
-from tldeploy.errors import ArtifactError, RecipeError, UsageError
+from tldeploy.errors import ArtifactError, MachineError, RecipeError, UsageError
 from tldeploy.pipeline.places import refuse_served_elsewhere, refuse_without_kernels, to_bench, to_serve
 from tldeploy.recipe import Cuda, Deploy, Recipe, TensorRT
 from tldeploy.triton import placement
@@ -59,11 +59,13 @@ def test_a_stage_is_refused_although_its_artifact_is_current(
     shown = capsys.readouterr()
     error = json.loads(shown.out.splitlines()[-1])
     assert error["error"] == "MachineError"
-    assert error["asked"].startswith(f"{'tune' if verb == 'run' else verb} tiny on ")
+    assert error["asked"].startswith(f"{'export' if verb == 'run' else verb} tiny on ")
     assert "NVIDIA driver" in error["found"]
     assert "--device cpu" in error["fix"]
-    elsewhere = f"`tldeploy deploy {project} --device {device} --no-check` publishes it for another machine"
+    graphs = f"tldeploy export {project} --target {device}"
+    elsewhere = f"`{graphs} && tldeploy deploy {project} --device {device} --no-check` publishes it for another machine"
     assert (elsewhere in error["fix"]) == (verb == "deploy")
+    assert (f"`{graphs}` makes the graphs without a GPU" in error["fix"]) == (verb in {"export", "run"})
     assert shown.err.count("error: ") == 1
     assert written(project) == before
 
@@ -117,14 +119,76 @@ def test_where_and_how_fast_it_was_trained_makes_no_artifact_stale(project: Path
     assert next(choice for choice in tuned.decisions if choice.about == "device").value == "cpu"
 
 
-def test_a_version_may_be_published_for_a_machine_with_a_gpu(project: Path) -> None:
+def test_a_version_may_be_published_for_a_machine_with_a_gpu(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = Recipe.load(project)
     other = other.model_copy(update={"deploy": other.deploy.model_copy(update={"repository": "gpu_repo"})})
+    capsys.readouterr()
     outcome = pipeline.deploy(other, check=False, device="cuda")
+    assert f"fp32 was chosen for cpu; `tldeploy export {project} --target cuda` considers fp16 too" in (
+        capsys.readouterr().err
+    )
     text = (project / "gpu_repo" / "tiny.graph" / "config.pbtxt").read_text()
     assert "kind: KIND_GPU" in text
     assert not outcome.manifest.details["checked"]
     assert pipeline.deploy(other, check=False, device="cuda").skipped
+    assert pipeline.deploy(other, check=False, device="cuda", force=True).folder.name == "2"
+    with pytest.raises(MachineError) as caught:
+        serving.rollback("tiny", repository=project / "gpu_repo")
+    assert caught.value.asked == "publish version 1 of tiny"
+    assert caught.value.found.startswith("tiny.graph is configured for a GPU (KIND_GPU): there is no NVIDIA driver")
+    assert caught.value.fix.endswith("without a check: `--no-check`")
+
+
+def test_graphs_for_the_cpu_are_not_published_where_the_recipe_wants_them_for_a_gpu(project: Path) -> None:
+    """The export is older than the recipe."""
+    recipe = recipe_with("export", Recipe.load(project), target="cuda")
+    before = written(project)
+    with pytest.raises(ArtifactError) as caught:
+        pipeline.deploy(recipe, check=False)
+    assert caught.value.found == "it was exported for cpu, the recipe's export.target is cuda"
+    assert caught.value.fix.startswith(f"run `tldeploy export {project} --target cuda` first; as it is, ")
+    assert written(project) == before
+    assert pipeline.deploy(recipe, check=False, device="cpu").skipped
+    assert pipeline.deploy(recipe_with("deploy", recipe, device="cpu"), check=False).skipped
+
+
+def test_a_graph_without_kernels_is_told_after_a_gpu_that_is_not_there(project: Path) -> None:
+    with pytest.raises(MachineError, match="deploy tiny on cuda"):
+        pipeline.deploy(recipe_with("deploy", Recipe.load(project), device="cuda"))
+
+
+def test_what_is_live_already_is_no_canary(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = written(project)
+    assert execute(["deploy", str(project), "--no-check", "--canary", "10%"]) == 5
+    shown = capsys.readouterr()
+    assert "error: cannot start a canary of tiny: nothing differs from version 1, which is live" in shown.err
+    assert shown.out == ""
+    assert written(project) == before
+
+
+@pytest.mark.parametrize("device", ["gpu", "CUDA", "cuda:0"])
+def test_what_is_no_device_is_wrong_usage_from_python_too(device: Any, project: Path) -> None:
+    verbs = (pipeline.tune, pipeline.export, pipeline.deploy, pipeline.bench, pipeline.run)
+    for verb in verbs:
+        with pytest.raises(UsageError, match=f"compute on {device}: no device is named so") as caught:
+            verb(project, device=device)
+        assert caught.value.fix.startswith("give cpu, cuda, tensorrt")
+        assert ("deploy.cuda.gpus" in caught.value.fix) == (device == "cuda:0")
+    with pytest.raises(UsageError):
+        pipeline.deploy(project, check=False, device=device)
+    with pytest.raises(UsageError):
+        serving.serve(project / "triton_repo", device=device)
+
+
+def test_a_folder_that_is_not_there_is_told_before_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["serve", str(tmp_path / "nothere"), "--device", "cuda"]) == 5
+    assert "there is no such folder" in capsys.readouterr().err
+
+
+def test_what_tensorrt_runs_is_trained_on_cuda(project: Path) -> None:
+    with pytest.raises(MachineError, match="cannot tune tiny on cuda") as caught:
+        pipeline.tune(project, device="tensorrt")
+    assert "what tensorrt will run is trained on cuda" in caught.value.fix
 
 
 def test_settings_of_another_device_do_not_count(project: Path) -> None:
@@ -181,9 +245,20 @@ def test_a_device_and_a_target_that_is_another_are_wrong_usage(project: Path) ->
         pipeline.export(project, device="cuda", target="cpu")
 
 
-def test_a_target_alone_is_made_for_and_not_measured(project: Path, tmp_path: Path) -> None:
+def test_a_target_alone_is_made_for_and_not_measured(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = shutil.copytree(project, tmp_path / "tiny")
     outcome = pipeline.export(folder, target="cuda")
     said = next(choice for choice in outcome.manifest.decisions if choice.about == "speed on cuda")
     assert said.value == "not measured"
     assert execute(["deploy", str(folder)]) == 6, "what runs a graph follows from its export"
+    capsys.readouterr()
+    assert execute(["export", str(folder), "--target", "cuda"]) == 0
+    assert capsys.readouterr().out.endswith(f"next: tldeploy deploy {folder} --no-check\n")
+    assert execute(["deploy", str(folder), "--no-check"]) == 0
+    place = (folder / "triton_repo").resolve()
+    assert capsys.readouterr().out.endswith(
+        "it is not checked: this machine cannot run it on cuda\n"
+        f"next: copy {place} to one that can, or tldeploy manifests {place} --for docker\n"
+    )

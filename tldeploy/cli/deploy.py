@@ -82,6 +82,8 @@ def command(
       tldeploy deploy models/review-sentiment --tune --min-latency --tune-minutes 2
     """
     from tldeploy import pipeline
+    from tldeploy.devices import lacking
+    from tldeploy.triton.placement import needs
 
     goal = _goal(tune, p99_ms, min_latency, tune_minutes)
     outcome = pipeline.deploy(
@@ -103,8 +105,14 @@ def command(
             print(f"{name} answers {100 * canary:g} % of the requests in {outcome.folder.parent.parent}")
             print(f"next: tldeploy canary {name.removesuffix('.canary')} --repository {outcome.folder.parent.parent}")
             return
-        print(f"{name}, version {version}, is live in {outcome.folder.parent.parent}")
-        show.print_next(name, outcome.folder.parent.parent)
+        place = outcome.folder.parent.parent
+        runs_on: Device = outcome.manifest.details["settings"]["device"] or "cpu"
+        print(f"{name}, version {version}, is live in {place}")
+        if lacking(runs_on, needs()):
+            print(f"it is not checked: this machine cannot run it on {runs_on}")
+            print(f"next: copy {place} to one that can, or tldeploy manifests {place} --for docker")
+            return
+        show.print_next(name, place)
 
 
 def _goal(tune: bool, p99_ms: float | None, min_latency: bool, tune_minutes: float | None) -> Goal | None:

@@ -54,6 +54,9 @@ def command(
       tldeploy export models/review-sentiment --device cuda
     """
     from tldeploy import pipeline
+    from tldeploy.devices import lacking
+    from tldeploy.recipe.serving import ON
+    from tldeploy.triton.placement import needs
 
     given = {"max_drop": max_drop, "judge_by": judge_by, "target": target, "goal": goal, "keep_all": keep_all}
     overrides = {name: value for name, value in given.items() if value is not None}
@@ -67,4 +70,5 @@ def command(
     print(show.scorecard(outcome))
     if explained:
         print(f"\n{show.explanation(explained)}\n")
-    print(f"next: tldeploy deploy {recipe}")
+    elsewhere = lacking(ON[outcome.manifest.details["target"]], needs())
+    print(f"next: tldeploy deploy {recipe}{' --no-check' if elsewhere else ''}")

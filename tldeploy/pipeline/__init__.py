@@ -50,8 +50,8 @@ def run(recipe: RecipeLike, force: bool = False, *, device: Device | None = None
     """
     alone("run all stages")
     recipe = loaded(recipe)
-    place = places.to_train(recipe, device)
     target = places.to_measure(recipe, device, None)
+    place = places.to_train(recipe, device)
     served = places.to_serve(recipe, device, target, here=True)
     places.refuse_served_elsewhere(places.to_bench(recipe, device), served.deploy.device or ON[target])
     fetched = fetch(recipe, force)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,11 +10,12 @@ from typing import TYPE_CHECKING
 from tldeploy import artifacts
 from tldeploy.artifacts import Manifest, fingerprint
 from tldeploy.devices import Device
-from tldeploy.pipeline.places import refuse_without_kernels, to_serve
+from tldeploy.errors import ArtifactError
+from tldeploy.pipeline.places import refuse_made_for_another, refuse_without_kernels, to_serve
 from tldeploy.pipeline.stage import Outcome, RecipeLike, loaded, tell, unless_current
 from tldeploy.progress import say
 from tldeploy.recipe import Recipe
-from tldeploy.recipe.serving import Target
+from tldeploy.recipe.serving import ON, Target
 from tldeploy.staleness import here, tell_why
 
 if TYPE_CHECKING:
@@ -40,7 +42,8 @@ def deploy(
     measuring, in about so many minutes, and kept for later calls; the recipe's stand where nothing is better.
     device: what runs the graph, instead of the recipe's `deploy.device`.
     Raises QualityError, and publishes nothing, where the goal's p99 cannot be held; MachineError where the check, or
-    the search for settings, needs a GPU that this machine has not.
+    the search for settings, needs a GPU that this machine has not; ArtifactError where the graphs are not for what the
+    recipe says, and where a canary would be what is live.
     """
     from tldeploy.triton import checking, lineage, repository
     from tldeploy.triton.canary import lifecycle
@@ -61,6 +64,10 @@ def deploy(
         tell_why("deploy", live_folder, {"export": artifacts.read(exported, "export").sha256}, False, otherwise)
     if skipped:
         live = repository.published(place, recipe.name)
+        if canary is not None:
+            found = f"nothing differs from version {live.version}, which is live"
+            fix = "tune or export it anew, or change the recipe's `deploy`, first"
+            raise ArtifactError(f"start a canary of {recipe.name}", found, fix)
     elif canary is not None:
         behind = lineage.record(as_written, place)
         _, live = lifecycle.start(exported, place, recipe.name, settings, canary, behind, passing, tuning)
@@ -74,12 +81,18 @@ def deploy(
 
 def _placed(recipe: Recipe, device: Device | None, exported: Path, *, here: bool) -> Recipe:
     """The recipe with the device that was asked for, which this machine has, and the exported graph has kernels for."""
-    if device is not None:  # before anything is looked for
-        recipe = to_serve(recipe, device, recipe.export.target, here=here)
-    details = artifacts.read(exported, "export").details
-    target: Target = details.get("target", "cpu")
-    refuse_without_kernels(recipe, target, details["chosen"], here=here)
-    return to_serve(recipe, None, target, here=here)
+    target: Target = "cpu"
+    with suppress(ArtifactError):  # a GPU that is not there is told before an export that is not
+        target = artifacts.read(exported, "export").details.get("target", target)
+    recipe = to_serve(recipe, device, target, here=here)
+    chosen = artifacts.read(exported, "export").details["chosen"]
+    refuse_made_for_another(recipe, target)
+    refuse_without_kernels(recipe, target, chosen, here=here)
+    place = recipe.deploy.device
+    if place not in {None, "cpu"} and ON[target] == "cpu":
+        again = f"`tldeploy export {recipe.folder} --target {place}` considers fp16 too"
+        say(f"deploy: {chosen} was chosen for {target}; {again}")
+    return recipe
 
 
 def _fit(recipe: Recipe, goal: Goal, minutes: float, force: bool) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tldeploy.errors import QualityError, ServerError
+from tldeploy.errors import MachineError, QualityError, ServerError
 from tldeploy.progress import say
 from tldeploy.runtime.triton import Client
 from tldeploy.triton.lint.check import lint
+from tldeploy.triton.placement import check_servable
 from tldeploy.triton.repository import Publication, all_published, golden
 from tldeploy.triton.server import READY_WITHIN_S, Server, difference
 
@@ -18,13 +19,17 @@ def check(candidate: Path) -> None:
     """Check a repository with one version of one model in it; it is not changed.
 
     Raises QualityError for errors that lint finds and for answers that differ, ServerError when the server does not
-    load it or fails.
+    load it or fails, MachineError where it is for a GPU that this machine has not.
     """
     (publication,) = all_published(candidate)
     asked = f"publish version {publication.version} of {publication.name}"
     say(f"checking version {publication.version} of {publication.name} in a server of its own")
     if errors := [finding for finding in lint(candidate).findings if finding.severity == "error"]:
         raise QualityError(asked, "; ".join(f"{each.place}: {each.found} ({each.rule})" for each in errors), FIX)
+    try:
+        check_servable(candidate, [publication])
+    except MachineError as error:
+        raise MachineError(asked, error.found, f"{error.fix}; without a check: `--no-check`") from None
     server = Server(candidate, http_port=0, grpc_port=0, metrics_port=0, golden_rows=0, trusted=True)
     try:
         with server:
