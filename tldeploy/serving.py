@@ -180,15 +180,17 @@ def canary(
     from tldeploy.triton.canary import comparison, lifecycle
 
     place = Path(repository)
-    found = None
+    found = unread = None
     try:
         found = comparison.compare(lifecycle.find(place, name), comparison.read_metrics(place, metrics))
     except TldeployError as error:
         if decision is None:
             raise
-        say(str(error))
+        unread = str(error)
     if decision:
         (lifecycle.promote if decision == "promote" else lifecycle.drop)(place, name)
+        if unread:
+            say(unread)
     elif found and share is not None:
         found = replace(found, canary=lifecycle.change_share(place, name, share))
     return found
