@@ -24,11 +24,10 @@ from tldeploy.backbones.layers import LayerMap, layer_map
 from tldeploy.backbones.network import load_network
 from tldeploy.data.rows import Rows
 from tldeploy.exporting.places import AROUND, HEAD, group_of
-from tldeploy.exporting.scorecard import sample
 from tldeploy.exporting.storage import save_graph
 from tldeploy.exporting.targets import Place, place_for
 from tldeploy.exporting.variants import REFERENCE
-from tldeploy.measuring.profiling import NodeTime, profile, shares
+from tldeploy.measuring.profiling import NodeTime, profile, sample, shares
 from tldeploy.progress import progress
 from tldeploy.runtime.session import open_session
 from tldeploy.tasks import load_task
@@ -66,7 +65,7 @@ def explain(manifest: Manifest, exported: Path, tuned: Path) -> list[Explained]:
     """fp32 first. manifest: of the export artifact in `exported`, which was made of the one in `tuned`."""
     task = load_task(manifest.task, exported, manifest.labels)
     layers = layer_map(load_network(tuned).backbone)
-    rows = sample(Rows.load(tuned / "validation.jsonl"), task)
+    rows = sample(Rows.load(tuned / "validation.jsonl").inputs, task)
     files = {entry["name"]: exported / entry["file"] for entry in manifest.details["variants"] if entry["file"]}
     place = place_for(manifest.details["target"], files[REFERENCE])
     fp32 = _Groups.of(onnx.load(files[REFERENCE], load_external_data=False), layers)

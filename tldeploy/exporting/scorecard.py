@@ -22,15 +22,14 @@ from tldeploy.exporting.parity import Parity
 from tldeploy.exporting.storage import parts
 from tldeploy.exporting.targets import Place
 from tldeploy.measuring.loading import measure_loading
-from tldeploy.measuring.profiling import profile, provider_shares
+from tldeploy.measuring.profiling import profile, provider_shares, sample
 from tldeploy.measuring.scenarios import BATCH, FEWEST_BLOCKS, SingleStream, offline, single_stream
 from tldeploy.measuring.statistics import Estimate, quantiles, speedup
 from tldeploy.runtime.onnx import OnnxRunner
-from tldeploy.tasks.classification import Classification, Tensors
+from tldeploy.tasks.classification import Classification
 from tldeploy.tasks.metrics import Drop, Metric
 
 GOLDEN_ROWS = 8
-PROFILED_ROWS = 16
 ENOUGH = BATCH * FEWEST_BLOCKS  # requests, so that there are enough batches too
 
 
@@ -92,7 +91,7 @@ def measure_variants(
     answers = stream.probabilities[:, : len(rows)]
     predicted = [task.decode(probabilities) for probabilities in answers]
     speeds = [None] * len(files) if place.why_not_there else _speeds(files, runners, task, asked, place, stream)
-    some = sample(rows, task)
+    some = sample(rows.inputs, task)
     return [
         Entry(
             name=file.stem,
@@ -113,12 +112,6 @@ def measure_variants(
 def again_and_again(inputs: Sequence[str]) -> list[str]:
     """All rows as often as it takes to have ENOUGH requests."""
     return [*inputs] * -(-ENOUGH // len(inputs))
-
-
-def sample(rows: Rows, task: Classification) -> list[Tensors]:
-    """Some of the rows, from everywhere among them, as batches of one."""
-    taken = np.linspace(0, len(rows) - 1, min(len(rows), PROFILED_ROWS)).astype(int).tolist()
-    return [task.encode([rows.inputs[row]]) for row in taken]
 
 
 def _speeds(
