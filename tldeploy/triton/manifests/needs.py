@@ -30,6 +30,8 @@ CORES = 2
 BASE_MEMORY_GIB = 1
 # Loaded weights, and what a run needs beside them, against the size of the files.
 MEMORY_FACTOR = 2
+# No group's GPU is one too many: the server that a manifest is for is chosen by what the repository needs.
+_EVERY_GPU = sys.maxsize
 # What an image of Triton has for its Python steps.
 _IN_THE_IMAGE = {"numpy", "triton_python_backend_utils"}
 _LONGEST_NAME = 40
@@ -110,7 +112,7 @@ def _sound(repository: Path) -> list[Model]:
     if not repository.is_dir():
         fix = "name the folder that the server gets as --model-repository"
         raise ArtifactError(asked, "there is no such folder", fix)
-    found = lint(repository, Target(gpus=1))
+    found = lint(repository, Target(gpus=_EVERY_GPU))
     errors = [finding for finding in found.findings if finding.severity == "error" and not _only_here(finding)]
     if errors:
         others = f", and {len(errors) - 1} more" if len(errors) > 1 else ""
