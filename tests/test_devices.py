@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import metadata
+from pathlib import Path
 
 import onnxruntime
 import pytest
@@ -123,3 +125,18 @@ def test_each_library_has_the_package_that_brings_it(
     assert how_to_get(LIBRARIES) == "pip install 'onnxruntime-gpu[cuda,cudnn]'"
     both = how_to_get([*LIBRARIES, "libnvinfer.so.10"])
     assert both.startswith(f"pip install 'onnxruntime-gpu[cuda,cudnn]'; pip install 'tensorrt-cu{cuda}==10.*'")
+
+
+@pytest.mark.parametrize(
+    ("device", "variable", "usual"),
+    [("cpu", "CXX", "there is no C++ compiler g++"), ("cuda", "CC", "there is no C compiler gcc or clang")],
+)
+def test_the_compiler_that_torch_compile_would_look_for_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: devices.Device, variable: str, usual: str
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv(variable, raising=False)
+    lack = devices.lacking_compiler(device)
+    assert lack == (usual, "install one (`apt-get install g++`)")
+    monkeypatch.setenv(variable, sys.executable)
+    assert devices.lacking_compiler(device) is None

@@ -13,7 +13,9 @@ import contextlib
 import ctypes
 import importlib.util
 import io
+import os
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Collection, Iterator, Mapping
 from importlib import metadata
@@ -103,6 +105,16 @@ def lacking(device: Device, needs: Collection[Need] = (), load: Load = ctypes.CD
     if "torch" in needs and (lack := _of_torch(driver)):
         return lack
     return _of_onnxruntime(device, driver, load) if "onnxruntime" in needs else None
+
+
+def lacking_compiler(device: Device) -> Lack | None:
+    """The compiler that torch.compile would not find: of C++ for a CPU's kernels, of C for what starts a GPU's."""
+    language, variable, usual = ("C++", "CXX", ["g++"]) if device == "cpu" else ("C", "CC", ["gcc", "clang"])
+    named = os.environ.get(variable)
+    names = [named] if named else usual
+    if any(map(shutil.which, names)):
+        return None
+    return Lack(f"there is no {language} compiler {' or '.join(names)}", "install one (`apt-get install g++`)")
 
 
 def find_driver(load: Load = ctypes.CDLL) -> Driver | Lack:

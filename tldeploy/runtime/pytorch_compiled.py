@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tldeploy.devices import lacking_compiler
 from tldeploy.errors import MachineError
 from tldeploy.runtime.pytorch import TorchRunner
 from tldeploy.runtime.pytorch_half import narrow
@@ -37,6 +38,9 @@ class TorchCompileRunner(TorchRunner):
 
     def __init__(self, tuned: Path, task: Classification, device: Device = "cpu") -> None:
         super().__init__(tuned, task, device)
+        asked, otherwise = "compile the network with torch.compile", "leave torch-compile out of bench.engines"
+        if lack := lacking_compiler(device):
+            raise MachineError(asked, lack.found, f"{lack.fix}, or {otherwise}")
         precision = "fp32"
         if self._on == "cuda":
             precision, self.name = "fp16", "torch compile fp16"
@@ -50,8 +54,7 @@ class TorchCompileRunner(TorchRunner):
             self.run({name: np.repeat(values, SEVERAL, axis=0) for name, values in one.items()})
         except Exception as error:  # dynamo's, inductor's and those of the compiler share no base class
             found = " ".join(str(error).split())[:300]
-            fix = "install a C++ compiler (`apt-get install g++`), or leave torch-compile out of bench.engines"
-            raise MachineError("compile the network with torch.compile", found, fix) from error
+            raise MachineError(asked, found, otherwise) from error
 
     def probabilities(self, inputs: dict[str, Tensor]) -> Tensor:
         probabilities: Tensor = self._compiled(**inputs)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import torch
 
 from tldeploy.backbones.network import Network
+from tldeploy.devices import lacking_compiler
 from tldeploy.errors import MachineError, RecipeError
 from tldeploy.recipe import Tune
 from tldeploy.tuning.device import device
@@ -69,10 +68,9 @@ def compiled(settings: Tune) -> Iterator[None]:
     if not settings.compile:
         yield
         return
-    asked, fix = "compile the network with torch.compile", "install it (`apt-get install g++`), or set it to false"
-    compiler = os.environ.get("CXX", "g++")
-    if device().type == "cpu" and shutil.which(compiler) is None:
-        raise MachineError(asked, f"tune.compile is true, and there is no C++ compiler {compiler}", fix)
+    asked = "compile the network with torch.compile"
+    if lack := lacking_compiler("cpu" if device().type == "cpu" else "cuda"):
+        raise MachineError(asked, f"tune.compile is true, and {lack.found}", f"{lack.fix}, or set it to false")
     try:
         yield
     except Exception as error:  # dynamo's and inductor's share no base class
