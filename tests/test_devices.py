@@ -59,6 +59,7 @@ def test_a_driver_that_does_not_start_says_why(driver: StandIn, found: str, fix:
 def test_a_driver_says_how_many_gpus_it_has_and_which_cuda_it_knows() -> None:
     assert find_driver(loading(StandIn(gpus=2, version=12040))) == Driver(2, (12, 4))
     assert lacking("cuda", load=loading(StandIn())) is None
+    assert [devices.count_gpus(loading(driver)) for driver in (StandIn(gpus=2), StandIn(init=100))] == [2, 0]
 
 
 @pytest.mark.parametrize(

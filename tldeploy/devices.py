@@ -135,6 +135,12 @@ def find_driver(load: Load = ctypes.CDLL) -> Driver | Lack:
     return Driver(gpus.value, (version.value // 1000, version.value % 1000 // 10))
 
 
+def count_gpus(load: Load = ctypes.CDLL) -> int:
+    """Those that the driver gives this process; 0 where it does not start."""
+    found = find_driver(load)
+    return 0 if isinstance(found, Lack) else found.gpus
+
+
 def _name(library: Any, code: int) -> str:
     name = ctypes.c_char_p()
     library.cuGetErrorName(code, ctypes.byref(name))

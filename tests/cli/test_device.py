@@ -123,15 +123,15 @@ def test_a_version_may_be_published_for_a_machine_with_a_gpu(project: Path, caps
     other = Recipe.load(project)
     other = other.model_copy(update={"deploy": other.deploy.model_copy(update={"repository": "gpu_repo"})})
     capsys.readouterr()
-    outcome = pipeline.deploy(other, check=False, device="cuda")
-    assert f"fp32 was chosen for cpu; `tldeploy export {project} --target cuda` considers fp16 too" in (
-        capsys.readouterr().err
-    )
+    outcome = pipeline.deploy(recipe_with("export", other, variants=None), check=False, device="cuda")
+    more = f"fp32 was chosen for cpu; `tldeploy export {project} --target cuda` considers fp16 too"
+    assert more in capsys.readouterr().err
     text = (project / "gpu_repo" / "tiny.graph" / "config.pbtxt").read_text()
     assert "kind: KIND_GPU" in text
     assert not outcome.manifest.details["checked"]
     assert pipeline.deploy(other, check=False, device="cuda").skipped
     assert pipeline.deploy(other, check=False, device="cuda", force=True).folder.name == "2"
+    assert more not in capsys.readouterr().err, "the recipe names its variants"
     with pytest.raises(MachineError) as caught:
         serving.rollback("tiny", repository=project / "gpu_repo")
     assert caught.value.asked == "publish version 1 of tiny"

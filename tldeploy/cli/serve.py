@@ -68,9 +68,10 @@ def command(
       tldeploy serve triton_repo --device cuda    # nothing, if a graph would run on the CPU
       tldeploy serve triton_repo --host 0.0.0.0 --tls server.pem server.key --api-key-file keys.txt
     """
-    from tldeploy import environment, serving
+    from tldeploy import serving
+    from tldeploy.devices import count_gpus
 
-    explained = bool(environment.describe()["gpus"])
+    explained = bool(count_gpus())
 
     def log(line: str) -> None:
         nonlocal explained

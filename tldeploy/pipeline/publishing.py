@@ -89,7 +89,7 @@ def _placed(recipe: Recipe, device: Device | None, exported: Path, *, here: bool
     refuse_made_for_another(recipe, target)
     refuse_without_kernels(recipe, target, chosen, here=here)
     place = recipe.deploy.device
-    if place not in {None, "cpu"} and ON[target] == "cpu":
+    if place not in {None, "cpu"} and ON[target] == "cpu" and recipe.export.variants is None:
         again = f"`tldeploy export {recipe.folder} --target {place}` considers fp16 too"
         say(f"deploy: {chosen} was chosen for {target}; {again}")
     return recipe

@@ -11,7 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tldeploy.environment import describe, usable_cores
+from tldeploy.devices import count_gpus
+from tldeploy.environment import usable_cores
 from tldeploy.triton.lint.graph import Graph, read_graph
 from tldeploy.triton.lint.layout import Layout, read_layout
 from tldeploy.triton.lint.reading import read_config
@@ -54,7 +55,7 @@ class Target:
     opset: int = 20
     ir_version: int = 10
     cores: int = field(default_factory=usable_cores)
-    gpus: int = field(default_factory=lambda: len(describe()["gpus"]))
+    gpus: int = field(default_factory=count_gpus)
 
 
 @dataclass(frozen=True)
