@@ -11,7 +11,7 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from tests.tiny import write_export
-from tests.triton import lint_corpus as corpus
+from tests.triton import handmade
 from tests.triton.lint_corpus import BROKEN, GOOD, TARGET
 from tldeploy.cli import execute
 from tldeploy.errors import ArtifactError, UsageError
@@ -127,8 +127,8 @@ def test_the_nearest_right_name_is_offered(name: str, nearest: str, tmp_path: Pa
 
 
 def test_all_mistakes_of_one_text_are_named(tmp_path: Path) -> None:
-    text = corpus.put("max_batch_size", "max_batchsize") + 'author: "me"\nresponsecache { enable: true }\n'
-    corpus.classifier(tmp_path, corpus.put("dims: [ 3 ]", "dims: [ 2 ]", text))
+    text = handmade.put("max_batch_size", "max_batchsize") + 'author: "me"\nresponsecache { enable: true }\n'
+    handmade.classifier(tmp_path, handmade.put("dims: [ 3 ]", "dims: [ 2 ]", text))
     found = [(finding.rule, finding.line) for finding in lint(tmp_path, TARGET).findings]
     assert found == [
         ("unknown-field", 3),
@@ -143,7 +143,7 @@ def test_all_mistakes_of_one_text_are_named(tmp_path: Path) -> None:
 def test_a_text_has_findings_exactly_when_the_parser_refuses_it(seed: int) -> None:
     draw = random.Random(seed)
     for _ in range(60):
-        text = draw.choice([corpus.CONFIG, corpus.CROP, corpus.ENSEMBLE])
+        text = draw.choice([handmade.CONFIG, handmade.CROP, handmade.ENSEMBLE])
         for _ in range(draw.randint(1, 4)):
             text = mutated(text, draw)
         try:
@@ -173,7 +173,7 @@ def mutated(text: str, draw: random.Random) -> str:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_no_damage_to_a_model_file_ends_the_linter(seed: int, tmp_path: Path) -> None:
-    file, draw = corpus.classifier(tmp_path) / "1" / "model.onnx", random.Random(seed)
+    file, draw = handmade.classifier(tmp_path) / "1" / "model.onnx", random.Random(seed)
     whole = file.read_bytes()
     for _ in range(60):
         damaged = bytearray(whole)
@@ -184,7 +184,7 @@ def test_no_damage_to_a_model_file_ends_the_linter(seed: int, tmp_path: Path) ->
 
 
 def test_findings_of_several_models_name_theirs(tmp_path: Path) -> None:
-    corpus.ensemble(tmp_path)
+    handmade.ensemble(tmp_path)
     (tmp_path / "crop" / "1" / "model.py").unlink()
     (tmp_path / "classifier" / "labels.txt").unlink()
     found = {(finding.model, finding.rule, finding.place) for finding in lint(tmp_path, TARGET).findings}
@@ -214,7 +214,7 @@ def test_what_is_gone_of_a_published_model_is_published_again(gone: str, tiny_ex
 
 
 def test_a_step_is_not_offered_for_another_of_the_same_ensemble(tmp_path: Path) -> None:
-    corpus.ensemble(tmp_path)
+    handmade.ensemble(tmp_path)
     (tmp_path / "crop").rename(tmp_path / "classifiers")
     path = tmp_path / "whole" / "config.pbtxt"
     path.write_text(path.read_text().replace('"crop"', '"classifie"'))
@@ -235,7 +235,7 @@ def test_what_is_no_repository_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no such folder"):
         lint(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="it is a model, not a repository"):
-        lint(corpus.classifier(tmp_path))
+        lint(handmade.classifier(tmp_path))
 
 
 def test_places_are_found_in_every_way_of_writing() -> None:
@@ -287,8 +287,10 @@ def test_what_is_not_safe_is_left(name: str, tmp_path: Path) -> None:
 
 
 def test_several_fixes_are_made_one_after_the_other(tmp_path: Path) -> None:
-    text = corpus.put('name: "classifier"', 'name: "x"') + "optimization { graph { level: 2 } }\ninstance_groups { }\n"
-    corpus.classifier(tmp_path, corpus.put("instance_group [ { count: 2 kind: KIND_CPU } ]\n", "", text))
+    text = (
+        handmade.put('name: "classifier"', 'name: "x"') + "optimization { graph { level: 2 } }\ninstance_groups { }\n"
+    )
+    handmade.classifier(tmp_path, handmade.put("instance_group [ { count: 2 kind: KIND_CPU } ]\n", "", text))
     fixed = mend(tmp_path, TARGET)
     assert fixed.findings == ()
     assert len(fixed.fixed) == 3
@@ -328,7 +330,7 @@ def test_the_verb_exits_with_8_for_errors_and_0_for_warnings(
 def test_gpus_are_counted_from_0_to_those_that_the_server_has(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    corpus.classifier(tmp_path, corpus.put("KIND_CPU", "KIND_GPU gpus: [ 0, 3 ]"), corpus.graph())
+    handmade.classifier(tmp_path, handmade.put("KIND_CPU", "KIND_GPU gpus: [ 0, 3 ]"), handmade.graph())
     assert execute(["lint", str(tmp_path), "--gpus", "1", "--cores", "8"]) == 8
     shown = capsys.readouterr().out
     assert "gpu-number" in shown
@@ -337,6 +339,6 @@ def test_gpus_are_counted_from_0_to_those_that_the_server_has(
 
 
 def test_the_server_that_it_is_meant_for_can_be_told(tmp_path: Path) -> None:
-    corpus.classifier(tmp_path, corpus.put("KIND_CPU", "KIND_GPU"), corpus.graph(opset=23))
+    handmade.classifier(tmp_path, handmade.put("KIND_CPU", "KIND_GPU"), handmade.graph(opset=23))
     assert execute(["lint", str(tmp_path), "--opset", "23", "--gpus", "1", "--cores", "8"]) == 0
     assert execute(["lint", str(tmp_path), "--gpus", "1", "--cores", "8"]) == 8

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.triton import lint_corpus as corpus
+from tests.triton import handmade
 from tldeploy.recipe import Deploy
 from tldeploy.triton.repository import publish
 
-GPU_CONFIG = corpus.put("count: 2 kind: KIND_CPU", "count: 1 kind: KIND_GPU gpus: [ 0, 1 ]")
+GPU_CONFIG = handmade.put("count: 2 kind: KIND_CPU", "count: 1 kind: KIND_GPU gpus: [ 0, 1 ]")
 
 
 @pytest.fixture(scope="session")
@@ -24,5 +24,5 @@ def repository(tiny_export: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture
 def on_gpus(tmp_path: Path) -> Path:
-    corpus.classifier(tmp_path / "gpu_models", GPU_CONFIG)
+    handmade.classifier(tmp_path / "gpu_models", GPU_CONFIG)
     return tmp_path / "gpu_models"

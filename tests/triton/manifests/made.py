@@ -7,12 +7,12 @@ from typing import Any
 
 import yaml
 
-from tests.triton import lint_corpus as corpus
+from tests.triton import handmade
 from tests.triton.manifests.templates import render
 from tldeploy import serving
 
 IMAGE, STORAGE = "registry.example.com/reviews:1", "s3://models/triton_repo"
-OPEN_THREADS = corpus.put('parameters { key: "intra_op_thread_count" value { string_value: "4" } }\n', "")
+OPEN_THREADS = handmade.put('parameters { key: "intra_op_thread_count" value { string_value: "4" } }\n', "")
 
 
 def chart_of(repository: Path, out: Path, image: str = IMAGE) -> Path:

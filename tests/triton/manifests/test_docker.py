@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.triton import lint_corpus as corpus
+from tests.triton import handmade
 from tests.triton.manifests.made import chart_of, container_of
 from tldeploy import serving
 from tldeploy.triton import home
@@ -42,12 +42,12 @@ def test_the_image_has_the_packages_the_models_and_no_version_that_is_not_served
 
 
 def test_an_image_without_python_steps_installs_nothing(tmp_path: Path) -> None:
-    corpus.classifier(tmp_path)
+    handmade.classifier(tmp_path)
     assert "RUN" not in dockerfile(read_needs(tmp_path))
 
 
 def test_only_complete_configurations_are_not_completed(tmp_path: Path) -> None:
-    corpus.classifier(tmp_path)
+    handmade.classifier(tmp_path)
     assert "--disable-auto-complete-config" in server_flags(read_needs(tmp_path))
     (tmp_path / "classifier" / "config.pbtxt").write_text('backend: "onnxruntime"\n')
     assert "--disable-auto-complete-config" not in server_flags(read_needs(tmp_path))

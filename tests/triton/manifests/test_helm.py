@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.triton import lint_corpus as corpus
+from tests.triton import handmade
 from tests.triton.manifests.made import OPEN_THREADS, chart_of, container_of, service_of
 from tests.triton.manifests.templates import render
 from tldeploy.triton.manifests.docker import dockerfile
@@ -75,7 +75,7 @@ def test_the_number_of_replicas_is_the_autoscalers_alone(repository: Path, tmp_p
 
 
 def test_a_shared_pool_has_as_many_threads_as_cores_are_asked_for(tmp_path: Path) -> None:
-    corpus.classifier(tmp_path / "models", OPEN_THREADS)
+    handmade.classifier(tmp_path / "models", OPEN_THREADS)
     chart = chart_of(tmp_path / "models", tmp_path / "out")
     container = container_of(chart, {"cores": 6})
     assert "--backend-config=onnxruntime,intra_op_thread_count=6" in container["args"]

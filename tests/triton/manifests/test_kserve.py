@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.triton import lint_corpus as corpus
+from tests.triton import handmade
 from tests.triton.manifests.made import IMAGE, OPEN_THREADS, STORAGE, service_of
 from tldeploy import serving
 from tldeploy.errors import UsageError
@@ -31,7 +31,7 @@ def test_kserve_gets_the_repository_the_image_and_the_runtime(repository: Path, 
 
 
 def test_without_python_steps_the_runtimes_own_image_will_do(tmp_path: Path) -> None:
-    corpus.classifier(tmp_path / "models", OPEN_THREADS)
+    handmade.classifier(tmp_path / "models", OPEN_THREADS)
     model = service_of(tmp_path / "models", tmp_path / "out", image="")["spec"]["predictor"]["model"]
     assert "image" not in model
     assert "--backend-config=onnxruntime,intra_op_thread_count=2" in model["args"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.triton import lint_corpus as corpus
+from tests.triton import handmade
 from tests.triton.manifests.made import IMAGE, STORAGE
 from tldeploy import serving
 from tldeploy.cli import execute
@@ -18,15 +18,15 @@ from tldeploy.triton.manifests.writing import Kind
 
 
 def broken(place: Path) -> None:
-    corpus.classifier(place, corpus.put("TYPE_FP32", "TYPE_INT32"))
+    handmade.classifier(place, handmade.put("TYPE_FP32", "TYPE_INT32"))
 
 
 def unparsable(place: Path) -> None:
-    (corpus.python_model(place) / "1" / "model.py").write_text("def f(:\n")
+    (handmade.python_model(place) / "1" / "model.py").write_text("def f(:\n")
 
 
 def needing_what_is_not_here(place: Path) -> None:
-    (corpus.python_model(place) / "1" / "model.py").write_text("import module_that_nobody_has\n")
+    (handmade.python_model(place) / "1" / "model.py").write_text("import module_that_nobody_has\n")
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def needing_what_is_not_here(place: Path) -> None:
         (broken, QualityError, "a server would refuse it: classifier/config.pbtxt"),
         (unparsable, ArtifactError, "no Python that this version reads"),
         (needing_what_is_not_here, MachineError, "crop imports module_that_nobody_has, which is not installed here"),
-        (lambda place: corpus.classifier(place.parent).rename(place), UsageError, "it is a model, not a repository"),
+        (lambda place: handmade.classifier(place.parent).rename(place), UsageError, "it is a model, not a repository"),
     ],
 )
 @pytest.mark.parametrize("wanted", ["docker", "helm", "kserve"])
