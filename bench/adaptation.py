@@ -19,6 +19,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from figures.adaptation import page
+
 from tldeploy import artifacts, pipeline
 from tldeploy.artifacts import fingerprint, write_file
 from tldeploy.data.fetch import fetch_files
@@ -38,7 +40,6 @@ OTHERS = {  # each with the sha256 of its file
         "7d8fbcce7dde5d716da53e78f4ef4be6b706e9ef1e1d51887e6d0ad4b69cc27e",
     ),
 }
-SOURCE_ONLY, CHOSEN, ORACLE = "source-only", "the label-free choice", "oracle"
 
 
 def run(seeds: list[int], methods: list[str], target: str) -> None:
@@ -104,53 +105,6 @@ def record() -> dict[str, Any]:
     return {"environment": environment, "runs": runs}
 
 
-def table(found: dict[str, Any]) -> str:
-    machine = found["environment"]
-    lines = [
-        "# Adaptation without labels, over seeds",
-        "",
-        "From labelled product reviews to other domains, by `models/tweet-sentiment/recipe.yaml`; written by",
-        "`bench/adaptation.py`. Weighted F1 on held-out rows of the target, mean and, in brackets, lowest and highest",
-        "over the seeds. Closed: the share of the distance from source-only to the oracle, of the means.",
-        f"Measured on {machine['cpu']}, {machine['cores']} cores.",
-    ]
-    for target in ("tweets", *OTHERS):
-        runs = [run for run in found["runs"] if run["target"] == target]
-        if runs:
-            lines += ["", f"## {target}", "", *_lines(runs)]
-    return "\n".join(lines) + "\n"
-
-
-def _lines(runs: list[dict[str, Any]]) -> list[str]:
-    """A row of a Markdown table for every candidate; each is compared with the same seeds' source-only and oracle."""
-    values: dict[str, dict[int, float]] = {}
-    scores: dict[str, list[float]] = {}
-    for run in runs:
-        for method, figures in run["candidates"].items():
-            name = SOURCE_ONLY if method == run["source_only"] else method
-            values.setdefault(name, {})[run["seed"]] = figures["test"]["value"]
-            if "score" in figures:
-                scores.setdefault(name, []).append(figures["score"])
-        kept = run["candidates"][run["kept"]]["test"]["value"]
-        if len(run["candidates"]) == min(len(other["candidates"]) for other in runs):
-            values.setdefault(CHOSEN, {})[run["seed"]] = kept
-    order = [SOURCE_ONLY, *(n for n in values if n not in (SOURCE_ONLY, CHOSEN, ORACLE)), CHOSEN, ORACLE]
-    lines = ["| candidate | weighted F1 | closed | seeds | label-free score |", "| --- | ---: | ---: | --- | ---: |"]
-    for name in order:
-        of = values[name]
-        low, high = (_mean([values[end][seed] for seed in of]) for end in (SOURCE_ONLY, ORACLE))
-        mean = _mean(list(of.values()))
-        score = f"{_mean(scores[name]):.3f}" if name in scores else ""
-        spread = f"{mean:.3f} [{min(of.values()):.3f}, {max(of.values()):.3f}]"
-        seeds = ", ".join(map(str, sorted(of)))
-        lines.append(f"| {name} | {spread} | {(mean - low) / (high - low):.0%} | {seeds} | {score} |")
-    return lines
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
-
-
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
@@ -167,8 +121,8 @@ def main(arguments: list[str]) -> int:
         found = record()
         given.out.mkdir(parents=True, exist_ok=True)
         write_file(given.out / "adaptation.json", json.dumps(found, indent=2) + "\n")
-        write_file(given.out / "adaptation.md", table(found))
-        print(table(found), end="")
+        write_file(given.out / "adaptation.md", page(found))
+        print(page(found), end="")
     return 0
 
 

@@ -7,7 +7,7 @@ the inputs are sent over gRPC, and the answer is held against the outputs with o
 A miss is put into a class: by the graph's types, by what the server says when it loads the model, or by an onnxruntime
 session in this process, which must then answer the same, to the bit. What nothing explains is WRONG.
 
-.venv/bin/python bench/conformance.py bench/results [pattern…]     # e.g. 'test_a*': only these, added to the record
+.venv/bin/python -m bench.conformance bench/results [pattern…]     # e.g. 'test_a*': only these, added to the record
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from tritonclient import grpc
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInstanceGroup
 from tritonclient.utils import InferenceServerException
 
+from bench.figures.conformance import page
 from tldeploy.artifacts import write_file
 from tldeploy.runtime.triton.address import key_headers
 from tldeploy.triton.config import to_text, triton_type
@@ -216,29 +217,13 @@ def run(cases: Iterable[Any]) -> dict[str, dict[str, str] | None]:
                 return {name: miss and {"class": miss.reason, "detail": miss.detail[:600]} for name, miss in results}
 
 
-def table(results: dict[str, dict[str, str] | None]) -> str:
-    from figures.table import markdown
-
-    misses = [miss["class"] for miss in results.values() if miss]
-    classes = sorted(set(misses), key=lambda each: (-misses.count(each), each))
-    right = len(results) - len(misses)
-    rows = [["right", str(right)], *([each, str(misses.count(each))] for each in classes)]
-    versions = f"onnx {onnx.__version__}, onnxruntime {onnxruntime.__version__}"
-    about = f"{right} of {len(results)} operator tests of onnx are answered right by the served backend; {versions}."
-    names = "\n".join(
-        f"- **{each}**: {', '.join(name for name, miss in sorted(results.items()) if miss and miss['class'] == each)}"
-        for each in classes
-    )
-    return f"{about}\n\n{markdown(['', 'tests'], rows)}\n\n{names}\n"
-
-
 def record(out: Path, results: dict[str, dict[str, str] | None]) -> None:
     """conformance.json: the versions, the counts by class, and each test's result. conformance.md: counts and names."""
     counts = dict(Counter(miss["class"] if miss else "right" for miss in results.values()).most_common())
     versions = {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__, "server": SERVER_VERSION}
     report = {"versions": versions, "counts": counts, "results": dict(sorted(results.items()))}
     write_file(out / "conformance.json", json.dumps(report, indent=1) + "\n")
-    write_file(out / "conformance.md", table(results))
+    write_file(out / "conformance.md", page(report))
 
 
 def main(out: Path, patterns: Sequence[str]) -> int:

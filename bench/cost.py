@@ -13,7 +13,6 @@ processor's time (of this process), with the wall clock's beside them.
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 import tempfile
 import time
@@ -23,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from figures.table import markdown
+from figures.cost import page
 from torch import nn
 
 from tldeploy import environment
@@ -136,24 +135,6 @@ def in_turns(cheap: Callable[[], None], dear: Callable[[], None]) -> dict[str, A
     return {"seconds": seconds, "ratios": ratios}
 
 
-def table(results: Sequence[dict[str, Any]]) -> str:
-    rows = []
-    for result in results:
-        processor, wall = (result["ratios"][clock] for clock in ("processor_s", "wall_s"))
-        cheap, dear = (
-            statistics.median(run["processor_s"] for run in result["seconds"][name]) for name in ("cheap", "dear")
-        )
-        rows.append(
-            [f"{result['what']}: {result['about']}", f"{cheap:.1f}", f"{dear:.1f}", spread(processor), spread(wall)]
-        )
-    head = ["what, and on what", "with it, s", "without, s", "times as dear without", "by the wall clock"]
-    return markdown(head, rows)
-
-
-def spread(ratios: Sequence[float]) -> str:
-    return f"{statistics.median(ratios):.1f} [{min(ratios):.1f}, {max(ratios):.1f}]"
-
-
 MEASUREMENTS = {"cached-features": cached_features, "grouped-lengths": grouped_lengths}
 
 
@@ -166,8 +147,7 @@ def main(out: Path, names: Sequence[str]) -> None:
         results[name] = MEASUREMENTS[name]()
         report = {"threads": 1, "environment": environment.describe(), "results": results}
         write_file(file, json.dumps(report, indent=1) + "\n")
-        about = f"{report['environment']['cpu']}, one thread, pairs in turns; seconds are the processor's, medians; "
-        write_file(out / "cost.md", f"{about}ratios: median [min, max].\n\n{table(list(results.values()))}\n")
+        write_file(out / "cost.md", page(report))
 
 
 if __name__ == "__main__":

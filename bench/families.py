@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from figures.table import markdown
+from figures.families import page
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from tldeploy.artifacts import write_file
@@ -144,17 +144,7 @@ def main() -> None:
             found[name] = entry
             print(name, entry, file=sys.stderr)
             write_file(file, json.dumps(found, indent=2) + "\n")
-            write_file(file.with_suffix(".md"), table(found))
-
-
-def table(found: dict[str, dict[str, Any]]) -> str:
-    passed = sum(entry["outcome"].startswith("ok") for entry in found.values())
-    rows = [
-        [name, entry["kind"], entry["outcome"]]
-        for name, entry in sorted(found.items(), key=lambda item: (item[1]["kind"], item[0]))
-    ]
-    head = ["architecture", "of", "exported, and largest difference to PyTorch"]
-    return f"{passed} of {len(found)} architectures pass.\n\n{markdown(head, rows)}\n"
+            write_file(file.with_suffix(".md"), page(found))
 
 
 if __name__ == "__main__":

@@ -14,11 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from figures.table import markdown
+from figures.fitting import page
 
 from tldeploy import environment
 from tldeploy.artifacts import write_file
-from tldeploy.cli.show import fitted_rows
 from tldeploy.data.rows import Rows
 from tldeploy.errors import QualityError
 from tldeploy.recipe import Recipe
@@ -50,14 +49,6 @@ def measure(recipe: Recipe, goal: Goal) -> dict[str, Any]:
         return {"goal": goal.as_json(), "reason": error.found, "candidates": []}
 
 
-def section(record: dict[str, Any]) -> str:
-    about = f"**{Goal(**record['goal'])}**"
-    if not record["candidates"]:
-        return f"{about}: refused, nothing is published. {record['reason']}."
-    head, *rows = fitted_rows(record)
-    return f"{about}, {record['seconds']:.0f} s. {record['reason']}.\n\n{markdown(head, rows)}"
-
-
 def main(recipe: Recipe, out: Path, names: Sequence[str]) -> None:
     file = out / "fitting.json"
     results = json.loads(file.read_text(encoding="utf-8"))["results"] if file.exists() else {}
@@ -65,13 +56,7 @@ def main(recipe: Recipe, out: Path, names: Sequence[str]) -> None:
         results[name] = measure(recipe, Goal(name) if name in ("throughput", "latency") else Goal(p99_ms=float(name)))
         report = {"model": recipe.name, "environment": environment.describe(), "results": results}
         write_file(file, json.dumps(report, indent=1) + "\n")
-    machine = environment.describe()
-    about = (
-        f"{recipe.name} on {machine['cpu']}, {machine['cores']} cores, which the server and its clients share. * is "
-        "what was chosen. The rows with a last column were measured anew, the recipe's settings twice: theirs is what "
-        "the second time was of the first. The others are as they were last seen in the race."
-    )
-    write_file(out / "fitting.md", "\n\n".join([about, *map(section, results.values())]) + "\n")
+        write_file(out / "fitting.md", page(report))
 
 
 if __name__ == "__main__":

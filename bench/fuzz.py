@@ -32,6 +32,7 @@ import grpc
 import numpy as np
 import psutil
 
+from bench.figures.fuzz import page
 from bench.fuzz_attacks import ATTACKS, ENDS_TRITON, IMAGE, TEXT, Shot
 from tests.tiny import write_export
 from tests.tiny_images import write_image_export
@@ -232,30 +233,6 @@ def flatness(memory: list[tuple[float, float]]) -> dict[str, Any]:
     }
 
 
-def table(report: dict[str, Any]) -> str:
-    from bench.figures.table import markdown
-
-    parts = []
-    for run in report["runs"]:
-        memory = run["memory"]
-        place = "Behind the gate" if run["has_gate"] else "Directly"
-        facts = [
-            f"{run['attacks']:,} attacks in {run['seconds']:g} s (seed {run['seed']})",
-            f"the server died {len(run['deaths'])} times",
-            f"workers were lost {len(run['workers_lost'])} times",
-            f"golden answers {'WRONG' if run['wrong_answers'] else 'right'}",
-            "memory in thirds of the time {first_third_mb}, {middle_third_mb}, {last_third_mb} MB, "
-            "slope {slope_mb_per_minute} MB a minute".format(**memory)
-            + f" ({'flat' if memory['flat'] else 'NOT FLAT'})",
-        ]
-        rows = [[name, ", ".join(f"{key} {count:,}" for key, count in counts.items())]
-                for name, counts in run["outcomes"].items()]  # fmt: skip
-        parts.append(f"**{place}**: {'; '.join(facts)}.\n\n{markdown(['attack', 'what came back'], rows)}\n")
-    left_out = ", ".join(attack.__name__ for attack in ENDS_TRITON)
-    about = f"Triton {report['server']}, a tiny text and a tiny image model; {left_out} through the gate only.\n"
-    return "\n".join([about, *parts])
-
-
 def is_well(run: dict[str, Any]) -> bool:
     return not (run["deaths"] or run["workers_lost"] or run["wrong_answers"]) and bool(run["memory"]["flat"])
 
@@ -287,7 +264,7 @@ def main() -> int:
     report = {"server": SERVER_VERSION, "environment": environment.describe(), "runs": runs}
     if given.out:
         write_file(given.out / "fuzz.json", json.dumps(report, indent=1) + "\n")
-        write_file(given.out / "fuzz.md", table(report))
+        write_file(given.out / "fuzz.md", page(report))
     print(json.dumps({"well": all(map(is_well, runs)), "attacks": sum(run["attacks"] for run in runs)}))
     return 0 if all(map(is_well, runs)) else 1
 

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from figures.table import markdown
+from figures.publishing import page
 
 from tldeploy import environment
 from tldeploy.triton.home import SERVER_VERSION
@@ -48,24 +48,6 @@ def prove(part: str) -> dict[str, Any]:
     return found
 
 
-def table(parts: dict[str, dict[str, Any]]) -> str:
-    sections = []
-    for part, found in parts.items():
-        rows = [[name, words(value)] for name, value in found.items() if name not in {"examples", "faults"}]
-        sections.append(f"## {part}\n\n{markdown(['', 'found'], rows)}\n")
-        faults = [*found.get("examples", []), *found.get("faults", [])]
-        sections.append("".join(f"- {fault}\n" for fault in faults) or "Nothing was found wrong.\n")
-    return "# Publishing under load, and killed publishers\n\n" + "\n".join(sections)
-
-
-def words(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name}: {count}" for name, count in value.items())
-    if isinstance(value, list):
-        return f"{min(value)} to {max(value)}"
-    return f"{value:.1f}" if isinstance(value, float) else str(value)
-
-
 def main(out: Path, parts: Sequence[str]) -> int:
     file = out / "publishing.json"
     found = json.loads(file.read_text(encoding="utf-8"))["parts"] if file.exists() and parts else {}
@@ -76,7 +58,7 @@ def main(out: Path, parts: Sequence[str]) -> int:
     record = {"environment": environment.describe(), "server": SERVER_VERSION, "parts": found}
     out.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    (out / "publishing.md").write_text(table(found), encoding="utf-8")
+    (out / "publishing.md").write_text(page(record), encoding="utf-8")
     return int(any(each["lost"] or each.get("wrong") or each.get("faults") for each in found.values()))
 
 

@@ -16,7 +16,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from figures import capacity, export, gate, peers, prose, run, scale, serving
+from figures import (
+    adaptation,
+    capacity,
+    conformance,
+    cost,
+    export,
+    families,
+    fitting,
+    fuzz,
+    gate,
+    gpu,
+    peers,
+    prose,
+    publishing,
+    run,
+    scale,
+    serving,
+    transfer,
+)
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -75,13 +93,41 @@ SAID: dict[str, list[Callable[[], list[str]]]] = {
     ],
 }
 
+# What shows a whole record, by the record's name: its page lies beside it, whatever machine it is of.
+SHOWN: dict[str, Callable[[Any], str]] = {
+    "adaptation": adaptation.page,
+    "conformance": conformance.page,
+    "cost": cost.page,
+    "export": export.page,
+    "families": families.page,
+    "fitting": fitting.page,
+    "fuzz": fuzz.page,
+    "gate": gate.page,
+    "gpu": gpu.page,
+    "peers": peers.page,
+    "publishing": publishing.page,
+    "scale": scale.page,
+    "serving": serving.page,
+}
+
+
+def shown(file: Path) -> str:
+    return SHOWN[file.stem](record(str(file.relative_to(RESULTS))))
+
+
+def transfers() -> list[Any]:
+    """Those of all recipes: they share a page."""
+    return [record(f"{OTHER}/{file.name}") for file in sorted((RESULTS / OTHER).glob("transfer.*.json"))]
+
+
 # Pages that are a record's and nothing else.
 PAGES: dict[str, Callable[[], str]] = {
-    f"bench/results/{MACHINE}/export.md": lambda: export.page(here("export")),
-    f"bench/results/{MACHINE}/peers.md": lambda: peers.page(here("peers")),
-    f"bench/results/{MACHINE}/scale.md": lambda: scale.page(here("scale")),
-    f"bench/results/{MACHINE}/serving.md": lambda: serving.page(here("serving")),
-    "bench/results/gate.md": lambda: gate.page(record("gate.json")),
+    str(file.with_suffix(".md").relative_to(ROOT)): functools.partial(shown, file)
+    for file in sorted(RESULTS.rglob("*.json"))
+    if file.stem in SHOWN
+} | {
+    f"bench/results/{OTHER}/transfer.md": lambda: transfer.page(transfers()),
+    f"bench/results/{OTHER}/transfer.svg": lambda: transfer.plot(transfers()),
 }
 
 
@@ -94,10 +140,14 @@ def filled(text: str, figures: dict[str, Callable[[], str]]) -> str:
     return text
 
 
+def read(place: str) -> str:
+    return (ROOT / place).read_text(encoding="utf-8")
+
+
 def main(check: bool) -> int:
-    wanted = {place: filled((ROOT / place).read_text(encoding="utf-8"), of) for place, of in FIGURES.items()}
+    wanted = {place: filled(read(place), of) for place, of in FIGURES.items()}
     wanted |= {place: written() for place, written in PAGES.items()}
-    behind = [place for place, text in wanted.items() if (ROOT / place).read_text(encoding="utf-8") != text]
+    behind = [place for place, text in wanted.items() if not (ROOT / place).exists() or read(place) != text]
     for place in behind:
         if check:
             print(f"{place}: not the recorded figures; run python bench/readme.py", file=sys.stderr)

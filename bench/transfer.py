@@ -7,7 +7,7 @@
 3. The records become a table and a plot, transfer.md and transfer.svg.
 
 .venv/bin/tldeploy fetch models/fashion-resnet50     # and models/fashion-vgg16, once
-.venv/bin/python bench/transfer.py bench/results/<machine> [--only fashion-resnet50] [--seeds 0 1 2] [--report]
+.venv/bin/python bench/transfer.py bench/results/<machine> [--only fashion-resnet50] [--seeds 0 1 2]
 
 Runs that are recorded already are kept, so it can be stopped and go on later.
 """
@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from figures.table import markdown
+from figures.transfer import METHODS, PER_CLASS, page, plot
 from numpy.typing import NDArray
 
 from tldeploy import environment
@@ -43,12 +43,10 @@ from tldeploy.tuning.job import Part
 from tldeploy.tuning.training import train
 
 ROOT = Path(__file__).parent.parent
-PER_CLASS = (10, 50, 200)
 BATCH = 16
 # Epochs that pretrained weights learn for, by images a class: 98, 192 and 250 steps. From scratch it is twice that.
 EPOCHS = {10: 14, 50: 6, 200: 2}
 SCRATCH_TIMES = 2
-METHODS = ("frozen", "partly frozen", "fine-tuned", "from scratch")
 
 
 @dataclass(frozen=True)
@@ -179,104 +177,9 @@ def sweep(file: Path, name: str, seeds: list[int]) -> None:
             print(f"{name}, {method}, {per_class}, seed {seed}: {records[-1]['accuracy']:.3f}", file=sys.stderr)
 
 
-def cells(records: list[dict[str, Any]], method: str) -> list[tuple[int, list[dict[str, Any]]]]:
-    """A method's records by images a class, as far as there are any."""
-    chosen = [record for record in records if record["method"] == method]
-    found = [(per_class, [one for one in chosen if one["per_class"] == per_class]) for per_class in PER_CLASS]
-    return [(per_class, some) for per_class, some in found if some]
-
-
-def table(report: dict[str, Any]) -> str:
-    """One row a method and number of images. With one seed the interval is the bootstrap's over test images."""
-    rows = []
-    for method in METHODS:
-        for per_class, some in cells(report["records"], method):
-            scores = [one["accuracy"] for one in some]
-            f1 = [one["weighted_f1"] for one in some]
-            f1_spread = (f1[0]["low"], f1[0]["high"]) if len(some) == 1 else spread([one["value"] for one in f1])
-            first = some[0]
-            rate = f"{first['learning_rate']:g}" if "learning_rate" in first else "L-BFGS"
-            rows.append(
-                [
-                    method,
-                    str(per_class),
-                    str(len(some)),
-                    f"{np.mean(scores):.3f}" + (f" [{min(scores):.3f}, {max(scores):.3f}]" if len(some) > 1 else ""),
-                    f"{np.mean([one['value'] for one in f1]):.3f} [{f1_spread[0]:.3f}, {f1_spread[1]:.3f}]",
-                    str(first.get("steps", "")),
-                    rate,
-                ]
-            )
-    head = ["what learns", "images a class", "seeds", "accuracy", "weighted F1", "steps", "learning rate"]
-    return markdown(head, rows)
-
-
-def spread(values: list[float]) -> tuple[float, float]:
-    return min(values), max(values)
-
-
-def written(report: dict[str, Any]) -> str:
-    test = len(report["records"][0]["answers"])
-    about = (
-        f"{report['environment']['cpu']}, {report['threads']} thread; images at {report['image_size']} pixels, batches "
-        f"of {report['batch_size']}, no augmentation; {report['precision']}. {test:,} held-out images. Brackets: the "
-        "lowest and highest of the seeds; with one seed, for F1, the 95 % bootstrap interval over images. Learning "
-        "rates were set beforehand and not searched."
-    )
-    return f"## {report['network']}\n\n{about}\n\n{table(report)}\n"
-
-
-COLOURS = {"frozen": "#4f8edb", "partly frozen": "#2f9e6e", "fine-tuned": "#e8833a", "from scratch": "#8b8f98"}
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 420, 300, 52, 16, 58, 44
-
-
-def plot(reports: list[dict[str, Any]]) -> str:
-    """Accuracy over images a class, one panel a network, as SVG that needs no script; whiskers: the seeds' range."""
-    size = f'width="{WIDTH * len(reports)}" height="{HEIGHT}" viewBox="0 0 {WIDTH * len(reports)} {HEIGHT}"'
-    style = 'font-family="system-ui, sans-serif" font-size="12"'
-    panels = "".join(panel(report, WIDTH * place) for place, report in enumerate(reports))
-    backdrop = '<rect width="100%" height="100%" fill="white"/>'
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>\n{backdrop}\n{panels}</svg>\n'
-
-
-def panel(report: dict[str, Any], shift: int) -> str:
-    def x(per_class: float) -> float:
-        share = np.log(per_class / PER_CLASS[0]) / np.log(PER_CLASS[-1] / PER_CLASS[0])
-        return float(LEFT + 10 + share * (WIDTH - LEFT - RIGHT - 20))
-
-    def y(accuracy: float) -> float:
-        return HEIGHT - BOTTOM - accuracy * (HEIGHT - TOP - BOTTOM)
-
-    parts = [f'<text x="{LEFT}" y="18" font-weight="600">{report["network"]}: accuracy, held-out images</text>']
-    for tick in (0, 0.2, 0.4, 0.6, 0.8, 1):
-        parts.append(f'<path d="M{LEFT} {y(tick):.1f}H{WIDTH - RIGHT}" stroke="#ddd"/>')
-        parts.append(f'<text x="{LEFT - 8}" y="{y(tick) + 4:.1f}" text-anchor="end" fill="#555">{tick:g}</text>')
-    for per_class in PER_CLASS:
-        place = f'x="{x(per_class):.1f}" y="{HEIGHT - BOTTOM + 18}"'
-        parts.append(f'<text {place} text-anchor="middle" fill="#555">{per_class}</text>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<text x="{middle}" y="{HEIGHT - 8}" text-anchor="middle" fill="#555">images a class</text>')
-    for place, method in enumerate(METHODS):
-        colour, points = COLOURS[method], []
-        for per_class, some in cells(report["records"], method):
-            scores = [one["accuracy"] for one in some]
-            across, up = x(per_class), y(float(np.mean(scores)))
-            points.append(f"{across:.1f},{up:.1f}")
-            parts.append(f'<circle cx="{across:.1f}" cy="{up:.1f}" r="4" fill="{colour}"/>')
-            whisker = f"M{across:.1f} {y(min(scores)):.1f}V{y(max(scores)):.1f}"
-            parts.append(f'<path d="{whisker}" stroke="{colour}" stroke-width="1.5"/>')
-        line = " ".join(points)
-        parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        legend = f'x="{LEFT + place * 88}" y="40" fill="{colour}"'
-        parts.append(f"<text {legend}>{method}</text>")
-    inside = "\n".join(parts)
-    return f'<g transform="translate({shift} 0)">\n{inside}\n</g>\n'
-
-
 def write_report(out: Path) -> None:
-    files = [out / f"transfer.{name}.json" for name in SETTINGS]
-    reports = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
-    write_file(out / "transfer.md", "\n".join(written(report) for report in reports))
+    reports = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(out.glob("transfer.*.json"))]
+    write_file(out / "transfer.md", page(reports))
     write_file(out / "transfer.svg", plot(reports))
 
 
@@ -285,15 +188,11 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--only", choices=list(SETTINGS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument(
-        "--report", action="store_true", help="only write table and plot, from the records that there are"
-    )
     arguments = parser.parse_args()
-    if not arguments.report:
-        torch.set_num_threads(1)
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        for name in [arguments.only] if arguments.only else SETTINGS:
-            sweep(arguments.out / f"transfer.{name}.json", name, arguments.seeds)
+    torch.set_num_threads(1)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for name in [arguments.only] if arguments.only else SETTINGS:
+        sweep(arguments.out / f"transfer.{name}.json", name, arguments.seeds)
     write_report(arguments.out)
 
 

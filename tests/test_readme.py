@@ -34,23 +34,48 @@ def test_the_figures_are_the_recorded_ones() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_figure_that_was_changed_is_found_and_a_table_mended(
-    readme: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def copy(readme: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with what bench/readme.py writes, which it then takes for the project's."""
     for place in [*readme.FIGURES, *readme.PAGES]:
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / place, tmp_path / place)
     monkeypatch.setattr(readme, "ROOT", tmp_path)
     assert readme.main(check=True) == 0
-    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    return tmp_path
+
+
+def test_a_figure_that_was_changed_is_found_and_a_table_mended(
+    readme: Any, copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (copy / "README.md").read_text(encoding="utf-8")
     changed = text.replace("| fp32 | 90.4 |", "| fp32 | 80.4 |").replace(
         "it answers 1,324 right", "it answers 1,884 right"
     )
-    (tmp_path / "README.md").write_text(changed, encoding="utf-8")
+    (copy / "README.md").write_text(changed, encoding="utf-8")
     for check in (True, False):
         assert readme.main(check) == 1
         assert "it answers 1,324 right" in capsys.readouterr().err
-        assert ("| fp32 | 90.4 |" in (tmp_path / "README.md").read_text(encoding="utf-8")) != check
+        assert ("| fp32 | 90.4 |" in (copy / "README.md").read_text(encoding="utf-8")) != check
+
+
+def test_a_page_that_is_gone_or_was_changed_is_found_and_written_anew(
+    readme: Any, copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone, changed = copy / "bench/results/families.md", copy / f"bench/results/{readme.MACHINE}/fitting.md"
+    gone.unlink()
+    changed.write_text(changed.read_text(encoding="utf-8").replace("AMD EPYC", "this machine"), encoding="utf-8")
+    assert readme.main(check=True) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert sorted(line.partition(":")[0] for line in told) == sorted(str(p.relative_to(copy)) for p in (gone, changed))
+    assert readme.main(check=False) == 0
+    assert gone.read_bytes() == (ROOT / gone.relative_to(copy)).read_bytes()
+    assert readme.main(check=True) == 0
+
+
+def test_every_page_of_the_results_is_written_from_a_record(readme: Any) -> None:
+    results = (ROOT / "bench" / "results").rglob("*")
+    assert {str(file.relative_to(ROOT)) for file in results if file.suffix in {".md", ".svg"}} == set(readme.PAGES)
 
 
 @pytest.mark.parametrize("place", ["README.md", "bench/README.md"])
