@@ -186,18 +186,19 @@ class Run:
 
 def fuzz(seconds: float, seed: int = 0, gate: Gate | None = None) -> dict[str, Any]:
     """The report of a server that was shot at for so long; one that dies is replaced by another."""
-    run, start = Run(seed, gate is not None), time.monotonic()
-    while time.monotonic() - start < seconds:
+    run, spent = Run(seed, gate is not None), 0.0
+    while spent < seconds:
         with serving(gate) as server:
-            _bombard(server, run, start, seconds)
+            spent = _bombard(server, run, spent, seconds)
     report = {key: value for key, value in vars(run).items() if key not in HIDDEN}
     outcomes = {name: dict(counts.most_common()) for name, counts in sorted(run.outcomes.items())}
     about = {"seconds": seconds, "attacks": run.number, "outcomes": outcomes}
     return about | report | {"memory": flatness(run.memory), "memory_mb": run.memory}
 
 
-def _bombard(server: Server, run: Run, start: float, seconds: float) -> None:
-    gun, known = Gun(server), workers(server)
+def _bombard(server: Server, run: Run, spent: float, seconds: float) -> float:
+    """The seconds that are spent when it ends: those in which a server starts do not count."""
+    gun, known, start = Gun(server), workers(server), time.monotonic() - spent
     while (now := time.monotonic() - start) < seconds:
         run.fire(gun)
         if not gun.server_lives():
@@ -214,6 +215,7 @@ def _bombard(server: Server, run: Run, start: float, seconds: float) -> None:
         if not answers_right(server):
             run.wrong_answers.append(f"after {run.last}")
     gun.close()
+    return time.monotonic() - start
 
 
 def flatness(memory: list[tuple[float, float]]) -> dict[str, Any]:
