@@ -24,7 +24,7 @@ demo: $(READY)
 	@$(BIN)/tldeploy predict $(NAME) --serve triton_repo "Great camera, awful battery" "I love this phone"
 
 test: $(READY)
-	@$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: $(READY)
 	@$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """What several rooms need: a tiny model served by the real server, and a disk that fills up.
 
-The suite runs in a process for each core, and each keeps to its own: the thread pools of two would wait for each other.
+Each process of the suite keeps to one core: the thread pools of two would wait for each other. There are three for two
+cores, since a third of the time is waited for servers to start and to stop.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ from tldeploy.triton.server import Server
 LONG = ("e2e", "triton", "tuning", "exporting")
 # Long enough that requests sent at the same time are merged.
 SETTINGS = Deploy(max_batch_size=8, queue_delay_us=5000)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    return len(os.sched_getaffinity(0)) * 3 // 2
 
 
 def pytest_configure() -> None:
