@@ -149,7 +149,7 @@ def publish(
             version,
             served,
             meanwhile=sorted({*served, *pinned}),
-            settings=_decided(manifest, settings),
+            settings=decided(manifest, settings),
             lengths=sorted(map(int, manifest.details.get("padded_lengths", ()))),
             lineage=lineage or {},
             checked=check is not None,
@@ -262,7 +262,8 @@ def _chosen(export: Path, manifest: Manifest) -> Path:
     return export / file
 
 
-def _decided(export: Manifest, settings: Deploy) -> Deploy:
+def decided(export: Manifest, settings: Deploy) -> Deploy:
+    """The settings that the export artifact is published with: what they leave open is filled in by what it says."""
     target, session = export.details.get("target", "cpu"), export.details.get("session", {})
     return options.resolved(settings, target, export.details["chosen"], session.get("options"))
 
@@ -271,7 +272,7 @@ def _inputs(export: Manifest, settings: Deploy) -> str:
     """Everything that determines what is published."""
     step, programs = step_of(export.task), (config.__file__, options.__file__, __file__)
     ours = [file_sha256(path) for path in (step.encoder, step.program, *map(Path, programs))]
-    return fingerprint([export.sha256, _decided(export, settings).model_dump(exclude={"repository", "p99_ms"}), ours])
+    return fingerprint([export.sha256, decided(export, settings).model_dump(exclude={"repository", "p99_ms"}), ours])
 
 
 def _shape(signature: Signature, export: Manifest) -> str:

@@ -3,6 +3,7 @@
 1. The export is published into a folder of our own, with the recipe's settings, and served on free ports.
 2. For each configuration the step and the graph are unloaded, and loaded with its instances, threads and batching, by
    the server's own model control. So is an unchanged one: workers that have run for long would have an advantage.
+   All else is as published: the device, the options of its providers, the precision.
 3. Threads of this process are the clients, over HTTP. What they take of a core is kept with every turn.
 """
 
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tldeploy import artifacts
 from tldeploy.errors import ServerError
 from tldeploy.measuring.asking import Load
 from tldeploy.measuring.scenarios.turns import SEED
@@ -28,7 +30,7 @@ from tldeploy.triton import config
 from tldeploy.triton.control import ModelControl
 from tldeploy.triton.fitting.goals import Running
 from tldeploy.triton.fitting.race import Turn
-from tldeploy.triton.repository import Publication, publish
+from tldeploy.triton.repository import Publication, decided, publish
 from tldeploy.triton.server import READY_WITHIN_S, Server
 from tldeploy.triton.steps import step_of
 
@@ -40,7 +42,7 @@ WARM_UP_REQUESTS = 20
 
 
 class ServedArena:
-    """settings: all that is not fitted. rows: what clients send, in this order. pool: their threads.
+    """publication: with all that is not fitted. rows: what clients send, in this order. pool: their threads.
 
     measured: every turn, with how the model was run.
     """
@@ -48,15 +50,14 @@ class ServedArena:
     def __init__(
         self,
         publication: Publication,
-        settings: Deploy,
         control: ModelControl,
         client: Client,
         rows: Sequence[Row],
         pool: ThreadPoolExecutor,
     ) -> None:
         self._control, self.client = control, client
-        self._publication, self._settings, self._rows, self._pool = publication, settings, rows, pool
-        self._running = Running.of(settings)
+        self._publication, self._rows, self._pool = publication, rows, pool
+        self._running = Running.of(_settings(publication))
         self.measured: list[tuple[Running, Turn]] = []
 
     def now(self) -> float:
@@ -65,7 +66,7 @@ class ServedArena:
     def serve(self, running: Running) -> None:
         """Raises ServerError when the server cannot load the models so."""
         self._running = running
-        for described in _configs(self._publication, running.within(self._settings)):
+        for described in configs(self._publication, running):
             self._reload(described)
         for index in np.linspace(0, len(self._rows) - 1, WARM_UP_REQUESTS).astype(int).tolist():
             self.client.predict([self._rows[index]])
@@ -87,8 +88,22 @@ class ServedArena:
         return turn
 
 
-def _configs(publication: Publication, settings: Deploy) -> Iterator[ModelConfig]:
-    """Of the step and of the graph, which are published as version 1."""
+def publish_to_measure(export: Path, repository: Path, settings: Deploy) -> Publication:
+    """Publish an export as it is measured: as it will be, but for what warms it up.
+
+    On a CPU rows warm each change up, in less time. On a GPU the largest batches have to be, as when it is deployed:
+    else a turn would wait while algorithms are looked for, or an engine is built.
+    Raises what `repository.publish` does.
+    """
+    settings = decided(artifacts.read(export, "export"), settings)
+    if settings.device == "cpu":
+        settings = settings.model_copy(update={"warmup": False})
+    return publish(export, repository, NAME, settings)
+
+
+def configs(publication: Publication, running: Running) -> Iterator[ModelConfig]:
+    """Of the step and of the graph, which are published as version 1, run so."""
+    settings = running.within(_settings(publication))
     step, graph, _ = publication.manifest.details["models"]
     lengths = publication.manifest.details["lengths"]
     signature = config.read_signature(publication.path.parent.parent / graph / "1" / "model.onnx")
@@ -96,17 +111,21 @@ def _configs(publication: Publication, settings: Deploy) -> Iterator[ModelConfig
     yield config.graph_config(graph, signature, [1], settings, lengths)
 
 
+def _settings(publication: Publication) -> Deploy:
+    """Those it was published with, in which nothing is open."""
+    return Deploy.model_validate(publication.manifest.details["settings"])
+
+
 @contextlib.contextmanager
 def opened(export: Path, settings: Deploy, rows: Sequence[Row], most_clients: int) -> Iterator[ServedArena]:
     """Serve an export privately, and measure there. Clients send the rows in an order that is drawn once."""
-    settings = settings.model_copy(update={"warmup": False})  # rows warm each change up, in less time
     order = np.random.default_rng(SEED).permutation(len(rows)).tolist()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        publication = publish(export, folder / "repository", NAME, settings)
+        publication = publish_to_measure(export, folder / "repository", settings)
         server = stack.enter_context(Server(folder / "repository", http_port=0, grpc_port=0, metrics_port=0))
         client = stack.enter_context(Client(server.http_url, model=NAME))
         control = stack.enter_context(ModelControl(server.http_url, server.key, READY_WITHIN_S))
         # One pool for all turns: a new thread would be a new connection.
         pool = stack.enter_context(ThreadPoolExecutor(most_clients, thread_name_prefix="client"))
-        yield ServedArena(publication, settings, control, client, [rows[at] for at in order], pool)
+        yield ServedArena(publication, control, client, [rows[at] for at in order], pool)

@@ -34,8 +34,8 @@ class Running:
         return cls(**{field.name: getattr(settings, field.name) for field in fields(cls)})
 
     def within(self, settings: Deploy) -> Deploy:
-        """All of the settings, with these."""
-        return Deploy.model_validate(settings.model_dump() | asdict(self))
+        """All of the settings, with these. What was not given still counts as open: an export's options may fill it."""
+        return Deploy.model_validate(settings.model_dump(exclude_unset=True) | asdict(self))
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self) | {"preferred_batch_sizes": list(self.preferred_batch_sizes)}
