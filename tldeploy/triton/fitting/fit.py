@@ -4,7 +4,7 @@
 2. Two races: of layouts, then of batchings with the layout that won.
 3. The verdict, and the artifact: every candidate with its figures, what was chosen and why, and the raw samples.
 
-`kept` reads the artifact. It is good for the graph, the machine and the recipe's settings that it was measured with.
+`kept` reads the artifact. It is good for the graph, its target, the machine and the settings that it was measured with.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from tldeploy.triton.fitting.arena import opened
 from tldeploy.triton.fitting.goals import Goal, Running, batchings, layouts
 from tldeploy.triton.fitting.race import Arena, Sweep, Turn, race, sweep
 from tldeploy.triton.fitting.verdict import Figures, Verdict, figures, judge, play
+from tldeploy.triton.repository import decided
 
 KIND = "serving"
 SAMPLES = "samples.npz"
@@ -145,14 +146,16 @@ def _save_samples(path: Path, measured: Sequence[tuple[Running, Turn]]) -> None:
 
 
 def _good_for(exported: Manifest, default: Deploy) -> dict[str, Any]:
-    """What a configuration's speed depends on: the graph, whatever its weights are; the machine; the other settings."""
+    """What a configuration's speed depends on: the graph, whatever its weights are; what it was made for; the machine;
+    the other settings, the recipe's and those that follow from the export."""
     chosen = exported.details["chosen"]
     variant = next(each for each in exported.details["variants"] if each["name"] == chosen)
-    here = environment.describe()
+    here, settings = environment.describe(), decided(exported, default)
     return {
         "graph": [exported.task, chosen, variant["size_bytes"]],
+        "target": exported.details.get("target", "cpu"),
         "machine": [here[fact] for fact in MEASURED_ON],
-        "recipe's settings": default.model_dump(mode="json", exclude={"repository", "keep_versions", "p99_ms"}),
+        "settings": settings.model_dump(mode="json", exclude={"repository", "keep_versions", "p99_ms"}),
     }
 
 
@@ -175,4 +178,4 @@ def kept(folder: Path, export: Path, default: Deploy) -> tuple[Deploy, dict[str,
         return default, None
     record: dict[str, Any] = manifest.details["tuning"]
     say(f"deploy: with the settings in {folder}, found for {Goal(**record['goal'])}")
-    return Deploy.model_validate(default.model_dump() | record["chosen"]), record
+    return Running(**record["chosen"]).within(default), record
