@@ -6,7 +6,7 @@ TldeployError               1
 │   └── IncapableError      3    a method that this kind of network cannot do
 ├── DataError               4    rows, columns, labels or encodings that cannot be used
 ├── ArtifactError           5    a missing, changed or half-written artifact, corrupt weights, a wrong hash
-├── MachineError            6    a missing package, provider, program or piece of hardware
+├── MachineError            6    a missing package, provider, program or piece of hardware; memory that is full
 ├── ServerError             7    a server that does not start, dies, hangs or cannot be reached
 │   └── RequestError        7    a request that the server refused
 ├── QualityError            8    parity, accuracy or fusion below what was asked for

@@ -53,7 +53,7 @@ Examples:
 
 \b
 Exit codes:
-  0    done                           6    missing package, provider or program
+  0    done                           6    missing package, provider or program; full memory
   1    a bug of tldeploy              7    the server failed, or refused a request
   2    wrong usage                    8    quality below what was asked for, or lint's errors
   3    mistakes in a recipe           9    disk full, or not writable

@@ -13,6 +13,7 @@ from tldeploy.data.rows import Rows, split_rows
 from tldeploy.errors import ArtifactError, TldeployError
 from tldeploy.progress import say
 from tldeploy.recipe import Recipe
+from tldeploy.tuning.device import memory_errors
 from tldeploy.tuning.features import FeatureCache, weights_fingerprint
 from tldeploy.tuning.ranking import log_maximum_evidence
 
@@ -33,7 +34,7 @@ class Candidate:
 
 
 def rank_backbones(recipe: Recipe, backbones: Sequence[str]) -> list[Candidate]:
-    """Best first; behind them those that could not be loaded, each with its reason.
+    """Best first; behind them those that could not be loaded, or need too much memory, each with its reason.
 
     backbones: hub ids, folders or files, from the current folder or else from the recipe's.
     Raises ArtifactError when none could be ranked. Validation and test rows are not looked at.
@@ -45,7 +46,8 @@ def rank_backbones(recipe: Recipe, backbones: Sequence[str]) -> list[Candidate]:
     found = []
     for backbone in dict.fromkeys(backbones):
         try:
-            found.append(_candidate(recipe, backbone, labels, rows))
+            with memory_errors():
+                found.append(_candidate(recipe, backbone, labels, rows))
         except TldeployError as error:
             say(f"rank: {backbone}: {error.found}")
             found.append(Candidate(backbone, reason=error.found))

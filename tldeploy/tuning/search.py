@@ -27,6 +27,7 @@ from tldeploy.progress import say
 from tldeploy.recipe import Recipe, Search, Tune
 from tldeploy.tasks.classification import Classification
 from tldeploy.tuning.best_recipe import write_best
+from tldeploy.tuning.device import memory_errors
 from tldeploy.tuning.features import predict_logits
 from tldeploy.tuning.fine_tuning import train
 from tldeploy.tuning.job import Part
@@ -136,7 +137,7 @@ def search(recipe: Recipe, key: str, trials: int | None = None) -> Searched:
 
 
 def _try(start: _Start, settings: Search, space: Space, trial: optuna.trial.Trial) -> float:
-    """One trial: its metric on the validation rows."""
+    """One trial: its metric on the validation rows. Raises QualityError where it diverges, or needs too much memory."""
     began = time.monotonic()
     tune = space.settings(trial.params)
     network = start.network.fresh_copy(tune.seed)
@@ -148,8 +149,9 @@ def _try(start: _Start, settings: Search, space: Space, trial: optuna.trial.Tria
             raise optuna.TrialPruned
 
     try:
-        LEARNERS[settings.method](network, start, tune, f"trial {trial.number}", on_epoch)
-        logits = predict_logits(network, start.validation.examples, "predict validation rows")
+        with memory_errors(QualityError):
+            LEARNERS[settings.method](network, start, tune, f"trial {trial.number}", on_epoch)
+            logits = predict_logits(network, start.validation.examples, "predict validation rows")
         return start.task.measure(start.validation.classes, start.task.decode(logits)).value
     finally:
         trial.set_user_attr(SECONDS, round(time.monotonic() - began, 1))
