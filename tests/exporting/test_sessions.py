@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 
 from tests.exporting.tiny_source import text_source
 from tests.measuring.virtual import Clock
+from tests.runtime.full import FULL, FullGpu
 from tldeploy.errors import MachineError
-from tldeploy.exporting.export import _Made
+from tldeploy.exporting.export import _Made, _parities
 from tldeploy.exporting.parity import Parity
 from tldeploy.exporting.scorecard import ENOUGH, measure_variants
 from tldeploy.exporting.sessions import (
@@ -235,6 +237,55 @@ def test_a_session_that_answers_otherwise_is_not_kept_however_fast(
     if not is_kept:
         assert said(found)["other"][1].startswith("its probabilities are off by ")
         assert said(found)["other"][1].endswith("tolerance 1.0e-04")
+
+
+class Full(Paced):
+    """It is on a GPU whose memory is full once it was compared, and begins to be timed."""
+
+    def __init__(self, source: Source, how: How, clock: Clock, ms: Callable[[int], float]) -> None:
+        super().__init__(source, how, clock, ms)
+        compared = 3 * len(source.task.parity_batches(source.validation.inputs))
+        self._session, self._on = FullGpu(self._session, compared + 5), "CUDAExecutionProvider"
+
+
+WORDS = " ".join(FULL.split())
+
+
+@pytest.mark.parametrize("goal", ["latency", "throughput"])
+def test_a_session_that_fails_while_it_is_timed_is_not_kept_and_the_others_are_tried(job: Any, goal: Goal) -> None:
+    opened = job(lambda how, rows: 8 if "quick" in how.options else 10)
+    opened.kind = lambda how: Full if "large" in how.options else Paced
+    found = opened.run([option("large"), option("quick")], goal=goal)
+    assert said(found)["large"] == ("not kept", f"not possible here: {WORDS}")
+    assert found.how == How({"quick": "1"})
+
+
+def test_sessions_that_fail_when_all_that_was_kept_is_timed_stay_plain(job: Any) -> None:
+    opened = job(lambda how, rows: 8 if how.options else 10)
+    opened.kind = lambda how: Full if opened.opened.count(How({"quick": "1"})) == 2 else Paced
+    found = opened.run([option("quick")])
+    assert said(found)["quick"][0] == "kept"
+    assert said(found)["as a whole"] == ("plain", f"not possible together: {WORDS}")
+    assert (found.how, found.speedup) == (How(), None)
+
+
+def test_a_variant_that_does_not_fit_is_left_out_but_fp32_may_not_be(text: Source, tmp_path: Path) -> None:
+    text.network.save(tmp_path)
+
+    def full() -> OnnxRunner:
+        runner = OnnxRunner(text.graph, text.task)
+        runner._session, runner._on = FullGpu(runner._session, 2), "CUDAExecutionProvider"  # type: ignore[assignment]
+        return runner
+
+    files = [text.graph, tmp_path / "fp16.onnx"]
+    with closing(_Made([*files], [OnnxRunner(text.graph, text.task), full()])) as made:
+        assert len(_parities(tmp_path, made, text.task, text.validation)) == len(made.runners) == 1
+        assert [(choice.about, choice.reason) for choice in made.left_out] == [("variant fp16", WORDS)]
+    with (
+        closing(_Made([*files], [full(), OnnxRunner(text.graph, text.task)])) as made,
+        pytest.raises(MachineError, match=r"cannot run fp32\.onnx on CUDAExecutionProvider"),
+    ):
+        _parities(tmp_path, made, text.task, text.validation)
 
 
 def test_what_cannot_be_opened_here_is_said_with_its_reason(job: Any, text: Source) -> None:

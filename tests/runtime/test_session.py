@@ -11,9 +11,15 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
+from onnxruntime.capi import onnxruntime_pybind11_state as own
 
+from tests.drivers import without_gpu
+from tests.runtime.full import FULL, FullGpu, on_a_full_gpu
+from tldeploy import artifacts
 from tldeploy.devices import preload
 from tldeploy.errors import MachineError
+from tldeploy.measuring.profiling import profile
+from tldeploy.runtime.onnx import OnnxRunner
 from tldeploy.runtime.session import (
     COMPUTE,
     compute_on_the_cpu,
@@ -21,7 +27,10 @@ from tldeploy.runtime.session import (
     open_session,
     precisions_of,
     providers_for,
+    running,
 )
+from tldeploy.tasks import load_task
+from tldeploy.tasks.classification import Classification
 
 
 def recorded(model: Path) -> onnxruntime.InferenceSession:
@@ -119,3 +128,72 @@ def test_a_provider_whose_library_is_missing_says_which(tiny_export: Path, capsy
     assert caught.value.found == missing
     assert capsys.readouterr().out == ""
     assert re.fullmatch(r"lib[\w.]+: cannot open shared object file: No such file or directory", missing)
+
+
+@pytest.mark.parametrize("provider", ["CUDAExecutionProvider", "TensorrtExecutionProvider"])
+@pytest.mark.parametrize("kind", [own.RuntimeException, own.Fail, own.EPFail, own.InvalidArgument, RuntimeError])
+def test_a_run_that_a_gpu_does_not_get_through_names_graph_and_provider(kind: type[Exception], provider: str) -> None:
+    with pytest.raises(MachineError) as caught, running(Path("models/fp16.onnx"), provider):
+        raise kind(FULL)
+    assert caught.value.asked == f"run fp16.onnx on {provider}"
+    assert caught.value.found.endswith("Failed to allocate memory for requested buffer of size 8388608000")
+    assert "\n" not in caught.value.found
+    assert "nvidia-smi" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("provider", "error"),
+    [
+        ("CPUExecutionProvider", own.InvalidArgument("Got invalid dimensions for input")),
+        ("CPUExecutionProvider", RuntimeError("Error in execution")),
+        ("CUDAExecutionProvider", ValueError("Required inputs (['attention_mask']) are missing")),
+        ("CUDAExecutionProvider", NotImplementedError("ours")),
+    ],
+)
+def test_a_wrong_input_and_a_bug_come_through_as_they_are(provider: str, error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, running(Path("fp32.onnx"), provider):
+        raise error
+    assert caught.value is error
+
+
+@pytest.fixture(scope="module")
+def task(tiny_export: Path) -> Classification:
+    manifest = artifacts.load(tiny_export, "export")
+    return load_task(manifest.task, tiny_export, manifest.labels)
+
+
+def test_a_runner_on_a_gpu_whose_memory_is_full_says_so(
+    tiny_export: Path, task: Classification, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_a_full_gpu(monkeypatch, after=1)
+    runner = OnnxRunner(tiny_export / "fp32.onnx", task, "cuda")
+    assert runner.predict(["good"]).shape == (1, 3)
+    with pytest.raises(MachineError, match=r"cannot run fp32\.onnx on CUDAExecutionProvider") as caught:
+        runner.predict(["good"])
+    assert isinstance(caught.value.__cause__, own.RuntimeException)
+
+
+@without_gpu
+def test_memory_for_a_shape_that_is_not_to_be_had_is_said_likewise(
+    tiny_export: Path, task: Classification, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No stand-in refuses it here: onnxruntime has no GPU to bind memory on."""
+    on_a_full_gpu(monkeypatch, after=1)
+    runner = OnnxRunner(tiny_export / "fp32.onnx", task, "cuda", memory="bound")
+    with pytest.raises(MachineError, match=r"cannot run fp32\.onnx on CUDAExecutionProvider") as caught:
+        runner.predict(["good"])
+    assert type(caught.value.__cause__) is RuntimeError
+
+
+def test_a_profile_on_a_gpu_whose_memory_is_full_says_so(
+    tiny_export: Path, task: Classification, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tldeploy.measuring.profiling.open_session", lambda graph, *_: FullGpu(open_session(graph), 1))
+    with pytest.raises(MachineError, match="Failed to allocate memory"):
+        profile(tiny_export / "fp32.onnx", [task.encode(["good"])], "CUDAExecutionProvider")
+
+
+def test_on_the_cpu_a_wrong_input_is_onnxruntime_s_own_error(tiny_export: Path, task: Classification) -> None:
+    flat = {name: values[0] for name, values in task.encode(["good"]).items()}
+    with pytest.raises(own.InvalidArgument):
+        OnnxRunner(tiny_export / "fp32.onnx", task).run(flat)

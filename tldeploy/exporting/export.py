@@ -176,14 +176,17 @@ def _make_variants(source: Source, place: Place) -> _Made:
 
 
 def _parities(tuned: Path, made: _Made, task: Classification, rows: Rows) -> list[Parity]:
-    """One for each variant; those whose answers are not even numbers, or that do not answer, are left out of `made`."""
+    """One for each variant; those whose answers are not even numbers, or that do not answer, are left out of `made`.
+
+    Raises the error of fp32 if that does not answer.
+    """
     batches = task.parity_batches(rows.inputs)
     parities: list[Parity] = []
     with closing(TorchRunner(tuned, task)) as reference:
         for runner in list(made.runners):
             try:
                 parities.append(measure_parity(reference, runner, batches))
-            except QualityError as error:
+            except (QualityError, MachineError) as error:
                 if not parities:
                     raise
                 made.leave_out(len(parities), error.found)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tldeploy.errors import QualityError
+from tldeploy.errors import MachineError, QualityError
 
 # Float graphs compute the same sums in another order: differences of about 1e-6 are expected, 1e-4 is another network.
 TOLERANCE = 1e-4
@@ -43,7 +43,7 @@ def measure_parity(reference: _Graph, graph: _Graph, batches: Sequence[dict[str,
     """How far `graph` is from `reference` on these batches.
 
     Raises QualityError when the graph does not run on one of them, or answers with another number of rows: then a
-    batch size or a length is baked in.
+    batch size or a length is baked in. Raises MachineError where it is the machine that does not get through it.
     """
     pairs = [_answers(reference, graph, batch) for batch in batches]
     difference = np.concatenate([np.abs(a - b).ravel() for a, b in pairs])
@@ -67,6 +67,8 @@ def _answers(reference: _Graph, graph: _Graph, batch: dict[str, NDArray[Any]]) -
     asked, fix = f"run the graph on inputs of shape {_shape(batch)}", "export it again; use another backbone"
     try:
         found = graph.run(batch)
+    except MachineError:
+        raise
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise QualityError(asked, " ".join(str(error).split())[:300], fix) from error
     if found.shape != expected.shape:

@@ -4,7 +4,7 @@
    launches them. Some of it suits neither every network nor every variant: it says why not.
 2. Each is tried on top of what was kept so far. Its session is opened, and has to answer as the plain one does, which
    is open_session's own: fp32 that is fp32. Then both are timed in one interleaved run on real rows, and the new one is
-   kept if it is surely faster.
+   kept if it is surely faster. One that fails on the way, as for want of memory, is not kept.
 3. All that was kept is timed together against the plain session. Where that is not surely faster, plain it stays: of
    many that do nothing, one in forty each looks faster by chance.
 """
@@ -174,11 +174,12 @@ class Trials:
         self._reference = opened(plain)
 
     def difference(self, other: Local) -> float:
-        """The largest, of probabilities, from the plain session's. Raises QualityError for one that does not run."""
+        """The largest, of probabilities, from the plain session's. Raises what measure_parity does where it does not
+        run."""
         return measure_parity(self._reference, other, self._batches).max_abs_diff
 
     def speedup(self, new: Local, over: How) -> Estimate:
-        """In one interleaved run."""
+        """In one interleaved run. Raises MachineError where the GPU does not get through it."""
         with self.opened(over) as old:
             if self._goal == "throughput":
                 lengths = self._task.examples(self._rows).lengths if len(self._task.axes) > 1 else None
@@ -231,14 +232,9 @@ def choose_session(trials: Trials, subject: Subject, candidates: Sequence[Candid
         is_kept, reason = (False, misfit) if misfit else _judge(trials, how, tried)
         how = tried if is_kept else how
         choices.append(_choice(candidate.about, "kept" if is_kept else "not kept", reason))
-    why_plain, gain = "nothing that was tried is surely faster", None
-    if how != trials.plain:
-        with trials.opened(how) as runner:
-            gain = trials.speedup(runner, trials.plain)
-        if gain.low > 1:
-            return Found(how, gain, [*choices, _choice("as a whole", str(how), f"{_words(gain)} as the plain one")])
-        why_plain = f"not surely faster together: {_words(gain)} as the plain one"
-    return Found(trials.plain, None, [*choices, _choice("as a whole", "plain", why_plain)])
+    gain, reason = _together(trials, how)
+    choices.append(_choice("as a whole", str(how) if gain else "plain", reason))
+    return Found(how if gain else trials.plain, gain, choices)
 
 
 def _judge(trials: Trials, how: How, tried: How) -> tuple[bool, str]:
@@ -252,6 +248,19 @@ def _judge(trials: Trials, how: How, tried: How) -> tuple[bool, str]:
     except (MachineError, QualityError) as error:
         return False, f"not possible here: {error.found}"
     return gain.low > 1, _words(gain) if gain.low > 1 else f"not surely faster: {_words(gain)}"
+
+
+def _together(trials: Trials, how: How) -> tuple[Estimate | None, str]:
+    """What all that was kept gains over the plain session, None where that is not surely so; and what was found."""
+    if how == trials.plain:
+        return None, "nothing that was tried is surely faster"
+    try:
+        with trials.opened(how) as runner:
+            gain = trials.speedup(runner, trials.plain)
+    except (MachineError, QualityError) as error:
+        return None, f"not possible together: {error.found}"
+    words = f"{_words(gain)} as the plain one"
+    return (gain, words) if gain.low > 1 else (None, f"not surely faster together: {words}")
 
 
 def _words(gain: Estimate) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tldeploy.errors import MachineError
-from tldeploy.runtime.session import COMPUTE, Provider, open_session
+from tldeploy.runtime.session import COMPUTE, Provider, open_session, running
 from tldeploy.tasks.classification import Classification, Row, Tensors
 
 KERNEL = "_kernel_time"
@@ -64,8 +64,9 @@ def profile(
 
     The first batch is run twice: what is allocated and prepared in a session's first run is not counted.
 
-    Raises what `open_session` does, and MachineError that names the nodes if computation ran on the CPU where another
-    provider was asked for; a session that is strict about its provider makes that impossible, and here is the proof.
+    Raises what `open_session` and `running` do, and MachineError that names the nodes if computation ran on the CPU
+    where another provider was asked for; a session that is strict about its provider makes that impossible, and here is
+    the proof.
     """
     import onnxruntime
 
@@ -79,8 +80,9 @@ def profile(
     with tempfile.TemporaryDirectory() as folder:
         options.profile_file_prefix = str(Path(folder) / "profile")
         session = open_session(graph, provider, options, provider_options)
-        for batch in (batches[0], *batches):
-            session.run(None, dict(batch))
+        with running(graph, provider):
+            for batch in (batches[0], *batches):
+                session.run(None, dict(batch))
         events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     first = next(event for event in events if event["name"] == "model_run")
     kernels = [

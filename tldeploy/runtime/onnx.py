@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tldeploy.runtime.bound import BoundGraph
 from tldeploy.runtime.local import Local
-from tldeploy.runtime.session import PROVIDERS, open_session
+from tldeploy.runtime.session import PROVIDERS, open_session, running
 
 if TYPE_CHECKING:
     from tldeploy.recipe.serving import Target
@@ -24,7 +24,7 @@ class OnnxRunner(Local):
     """One variant, on all usable cores, or on a GPU.
 
     options: of the execution provider. memory: allocated for each request, or bound once for each shape (bound.py); or
-    captured, where CUDA replays each shape's kernels as one graph besides.
+    captured, where CUDA replays each shape's kernels as one graph besides. A run that fails on a GPU is a MachineError.
     """
 
     def __init__(
@@ -38,8 +38,9 @@ class OnnxRunner(Local):
         self.name = f"onnxruntime {model.stem}"
         captured = {"enable_cuda_graph": "1"} if memory == "captured" else {}
         self._session = open_session(model, PROVIDERS[device], provider_options={**(options or {}), **captured})
+        self._model, self._on = model, self._session.get_providers()[0]
         how = [memory] * (memory != "allocated") + [f"{name} {value}" for name, value in (options or {}).items()]
-        self.provider = ", ".join([self._session.get_providers()[0], *how])
+        self.provider = ", ".join([self._on, *how])
         self._bound: BoundGraph | None = None
         if memory != "allocated":
             where: Literal["cpu", "cuda"] = "cuda" if device in {"cuda", "tensorrt"} else "cpu"
@@ -47,10 +48,11 @@ class OnnxRunner(Local):
         super().__init__(task, sorted(model.parent.glob(f"{model.name}*")))  # with its external data
 
     def run(self, tensors: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
-        if self._bound is not None:
-            return self._bound.run(tensors)
-        probabilities: NDArray[np.float32] = self._session.run([self._task.output], tensors)[0]
-        return probabilities
+        with running(self._model, self._on):
+            if self._bound is not None:
+                return self._bound.run(tensors)
+            probabilities: NDArray[np.float32] = self._session.run([self._task.output], tensors)[0]
+            return probabilities
 
     def close(self) -> None:
         del self._session, self._bound

@@ -4,12 +4,15 @@ Where a session may not leave computation to the CPU, its placement is checked, 
 `session.disable_cpu_ep_fallback` gives: it refuses a graph for a single node that computes a shape, as nearly every one
 with open axes has, and names none, so that a refusal says nothing about computation, and the placement would have to be
 checked all the same. Where it refuses nothing, the check has nothing to find.
+
+And what is said where a GPU does not get through a run.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -48,10 +51,14 @@ PROVIDERS: Mapping[Target, Provider] = {
 # What CUDA is told unless a caller says otherwise. By itself onnxruntime computes fp32 in TF32 where the GPU can, with
 # ten bits of mantissa (microsoft/onnxruntime#19288), and tries all algorithms of convolutions again for each new shape.
 CUDA_OPTIONS: Mapping[str, str] = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+# Of those that compute on a GPU.
 LIBRARIES = {
     "CUDAExecutionProvider": "libonnxruntime_providers_cuda.so",
     "TensorrtExecutionProvider": "libonnxruntime_providers_tensorrt.so",
 }
+
+MOST_WORDS = 600  # of a message: at the end of a long one is how much memory was asked for
+OWN_ERRORS = "onnxruntime.capi.onnxruntime_pybind11_state"
 
 
 def open_session(
@@ -82,7 +89,7 @@ def open_session(
         # enable_fallback would go on with the CPU after what fails, here or in a run, and only print it.
         session = onnxruntime.InferenceSession(str(model), options, providers=providers, enable_fallback=False)
     except Exception as error:  # onnxruntime's exceptions share no base class
-        reason = " ".join(str(error).split()).replace(f"Load model from {model} failed:", "")[:300]
+        reason = in_a_line(error).replace(f"Load model from {model} failed:", "")
         if provider == "CPUExecutionProvider":
             raise ArtifactError(asked, reason, "export the model again") from error
         fix = "see `tldeploy doctor`, or use the CPU"
@@ -96,6 +103,25 @@ def open_session(
         found = f"it would leave {', '.join(sorted(left))} to the CPU"
         raise MachineError(asked, found, "leave this variant out, or use the CPU")
     return session
+
+
+@contextmanager
+def running(model: Path, provider: str) -> Iterator[None]:
+    """Around runs of a session: what onnxruntime raises there on a GPU, whose memory may be full, is a MachineError.
+
+    On the CPU it is most often an input that does not fit, and comes through as it is.
+    """
+    try:
+        yield
+    except Exception as error:  # onnxruntime's share no base class; a run with bound memory raises RuntimeError itself
+        if provider not in LIBRARIES or not (type(error) is RuntimeError or type(error).__module__ == OWN_ERRORS):
+            raise
+        fix = "see by `nvidia-smi` what else holds the GPU's memory, ask fewer rows at a time, or use the CPU"
+        raise MachineError(f"run {model.name} on {provider}", in_a_line(error), fix) from error
+
+
+def in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:MOST_WORDS]
 
 
 def providers_for(model: Path, provider: Provider, options: Mapping[str, str]) -> list[tuple[Provider, dict[str, str]]]:
