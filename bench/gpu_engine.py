@@ -8,8 +8,11 @@ each line of standard input with one line, or with `{"error": ...}`:
     {"inputs": FILE.npz, "to": FILE.npy}    the probabilities are written there, float32 [rows, classes]
 
 wall_ms: from arrays in the host's memory to an array there. device_ms: by CUDA events on the stream of the work, with
-the inputs on the GPU already and the answer left there, and no run waited for; the host's clock where DEVICE is cpu,
-which is for trying out.
+the inputs on the GPU already and the answer left there, run after run; the host's clock where DEVICE is cpu, which is
+for trying out. No run is waited for by this file, but onnxruntime may wait in one: the graphs of texts have a GatherND
+for their mask, and newer CUDA kernels of it read back to the host whether all indices are within bounds
+(microsoft/onnxruntime#31646), though not while a CUDA graph is captured. So device_ms of such a graph that is not
+captured may hold a wait in each run. No GPU has shown yet whether it does.
 
 ENGINE is `torch` or `compile` with a precision, as in `torch fp16`, `compile fp16 max-autotune`; or `onnxruntime`, by
 `session.run`, `onnxruntime bound` with memory bound once for each shape, or `onnxruntime captured`, with CUDA graphs;
@@ -19,6 +22,7 @@ behind that words of OPTIONS. fp32 is fp32: TF32 is off in both but where the na
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -215,8 +219,10 @@ class OnnxRuntime(Engine):
 
 
 def unawaited(captured: Any) -> Any:
-    """Run options under which onnxruntime does not wait for the stream, as PyTorch does not; what replays a captured
-    graph may wait all the same (microsoft/onnxruntime#28686). captured: the options with the graph's number, or None.
+    """Run options under which onnxruntime does not wait for the stream at the end of a run, as PyTorch does not.
+
+    What replays a captured graph may wait all the same (microsoft/onnxruntime#28686), and so may a node: see the top of
+    this file. captured: the options with the graph's number, or None.
     """
     from onnxruntime import RunOptions
 
@@ -250,7 +256,9 @@ def opened(engine: str, file: Path, device: str) -> Engine:
 
 
 def main(engine: str, file: str, device: str) -> None:
-    answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
+    # What libraries print is no answer, nor what those in C or the processes of a compiler do.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
     if device == "cuda":
         import torch
 
@@ -284,7 +292,7 @@ def answered(network: Engine, asked: dict[str, Any]) -> dict[str, Any]:
 def said(error: Exception) -> str:
     """In a line: of our own errors what was found, of others what they are."""
     words = getattr(error, "found", f"{type(error).__name__}: {error}")
-    return " ".join(words.split())[:300]
+    return " ".join(words.split())[:600]
 
 
 if __name__ == "__main__":

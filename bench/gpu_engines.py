@@ -76,7 +76,7 @@ class Process(Engine):
         self._memory = memory
         command = [sys.executable, str(Path(__file__).with_name("gpu_engine.py")), kind, str(file), device]
         within = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-        self._asked = f"run {kind} of {file.name}"
+        self._asked, self._stray = f"run {kind} of {file.name}", ""
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=within)
         try:
             with self._growing():
@@ -120,10 +120,15 @@ class Process(Engine):
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        found: dict[str, Any] = json.loads(line or "{}")
+        line = self._stray or self._process.stdout.readline()
+        found: Any = None
+        with contextlib.suppress(ValueError):
+            found = json.loads(line)
         if not line:
-            found["error"] = f"its process ended with {self._process.wait()}; what it said is on standard error"
+            found = {"error": f"its process ended with {self._process.wait()}; what it said is on standard error"}
+        elif not isinstance(found, dict):
+            self._stray = line  # what comes behind it would be taken for the answer to another question
+            found = {"error": f"it wrote {line.strip()[:200]!r}, which is no answer"}
         if "error" in found:
             raise MachineError(self._asked, found["error"], "see `tldeploy doctor`")
         return found

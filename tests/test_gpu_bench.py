@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import sys
@@ -272,6 +273,65 @@ def test_an_engine_that_cannot_be_opened_says_why(tmp_path: Path) -> None:
     (tmp_path / "no.onnx").write_bytes(b"no graph")
     with pytest.raises(MachineError, match="Protobuf parsing failed"):
         gpu_engines.Process("onnxruntime", tmp_path / "no.onnx", "cpu", None)
+
+
+def test_what_c_code_writes_on_standard_output_is_no_answer(
+    tiny_export: Path, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library that writes whenever the engine reads its inputs, below Python's own standard output."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, numpy\n"
+        "load = numpy.load\n"
+        "numpy.load = lambda *given: os.write(1, b'autotuning\\n') and load(*given)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    graph = tiny_export / "fp32.onnx"
+    engine = gpu_engines.Process("onnxruntime", graph, "cpu", None)
+    try:
+        expected = open_session(graph).run(None, dict(np.load(inputs)))[0]
+        np.testing.assert_allclose(engine.answer(inputs), expected, atol=1e-6)
+        assert len(engine.time(inputs, 2)["wall_ms"]) == 2
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize("line", ["autotuning", "3"])
+def test_an_engine_whose_line_is_no_answer_fails_alone_and_with_why(
+    line: str, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_engines, "__file__", str(tmp_path / "gpu_engines.py"))
+    (tmp_path / "gpu_engine.py").write_text(
+        f"print('{{\"proof\": {{}}}}', flush=True)\ninput()\nprint('{line}\\n{{}}', flush=True)\ninput()\n"
+    )
+    engine = gpu_engines.Process("torch fp32", tmp_path, "cpu", None)
+    for _ in range(2):  # the answer to the first request is not taken for one to the second
+        with pytest.raises(MachineError) as caught:
+            engine.time(inputs, 1)
+        assert caught.value.found == f"it wrote '{line}', which is no answer"
+    engine.close()
+    (tmp_path / "gpu_engine.py").write_text(f"print('{line}', flush=True)\n")
+    engines = gpu_engines.Engines({"one": lambda: gpu_engines.Process("one", tmp_path, "cpu", None)}, at_once=1)
+    assert engines.for_request("1 x 16") == {}
+    assert engines.refused == {"one": f"it wrote '{line}', which is no answer"}
+
+
+def test_what_the_machine_s_limits_are_measured_with_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    limits = importlib.import_module("gpu_limits")
+    monkeypatch.setattr(limits, "SMALL_SIZE", 67)
+    sizes = [(limits.FEW_BYTES,), (limits.SMALL_SIZE, limits.SMALL_SIZE)]
+    held: list[int] = []
+
+    def counted() -> int:
+        return sum(type(each) is torch.Tensor and tuple(each.shape) in sizes for each in gc.get_objects())
+
+    before = counted()
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: held.append(counted() - before))
+    found = limits.measured("cpu")
+    assert held == [0]
+    assert set(found) == {"bytes_per_s", "fp32_per_s", "tf32_per_s", "fp16_per_s", "bf16_per_s"}
+    assert all(value > 0 for value in found.values())
 
 
 def test_a_graph_is_served_and_answers_as_it_does_by_itself(
