@@ -1,11 +1,13 @@
-"""Where the graphs of a repository run, as their configurations say; looked at before a server is started on it."""
+"""Where the graphs of a repository run, and in how many instances, as their configurations say; looked at before a
+server is started on it."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tldeploy.devices import Device, Need, lacking
 from tldeploy.errors import ArtifactError, MachineError, ServerError
@@ -14,6 +16,9 @@ from tldeploy.triton.repository import Publication, all_published
 from tldeploy.triton.transaction import CONFIG_FILE
 
 KINDS: dict[Device, str] = {"cpu": "KIND_CPU", "cuda": "KIND_GPU", "tensorrt": "KIND_GPU, and the accelerator tensorrt"}
+# Each graph for TensorRT has two engines built (options.py); a single one took up to ten minutes
+# (microsoft/onnxruntime#13851).
+ENGINES_WITHIN_S = 1800.0
 
 
 def check_servable(repository: Path, published: Sequence[Publication]) -> None:
@@ -66,6 +71,27 @@ def device_of(model: Model) -> Device | None:
         return "cpu" if ModelInstanceGroup.KIND_CPU in kinds else None
     accelerators = model.known.optimization.execution_accelerators.gpu_execution_accelerator
     return "tensorrt" if any(each.name == "tensorrt" for each in accelerators) else "cuda"
+
+
+def builds_engines(repository: Path) -> bool:
+    """Whether a graph there is for TensorRT: its engines are built before the server is ready."""
+    return any(device_of(model) == "tensorrt" for model in _models(repository))
+
+
+def instances(groups: Sequence[Mapping[str, Any]], gpus: int = 0) -> int:
+    """How many instances of a model a server with so many GPUs has.
+
+    groups: its `instance_group`, as in JSON; none is one of KIND_AUTO. `count` is for each GPU of a group: those that
+    it names, else all. In the configurations that a server gives all that is settled (NormalizeInstanceGroup in
+    triton-inference-server/core).
+    """
+    return sum(max(1, group.get("count", 1)) * _places(group, gpus) for group in groups or [{}])
+
+
+def _places(group: Mapping[str, Any], gpus: int) -> int:
+    kind, named = group.get("kind", "KIND_AUTO"), group.get("gpus") or range(gpus)
+    on_gpus = kind == "KIND_GPU" or (kind == "KIND_AUTO" and all(gpu < gpus for gpu in named))
+    return max(1, len(named)) if on_gpus else 1
 
 
 def _models(repository: Path) -> Iterator[Model]:

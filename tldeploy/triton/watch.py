@@ -29,6 +29,7 @@ from tldeploy.errors import StorageError
 from tldeploy.triton.control import ModelControl
 from tldeploy.triton.keeping import check_served
 from tldeploy.triton.locks import locked
+from tldeploy.triton.placement import instances
 from tldeploy.triton.running import ON_TRIAL
 from tldeploy.triton.workers import Workers
 
@@ -133,7 +134,7 @@ class Watch:
         """What a model says to a request of zeros; empty when all its instances answered."""
         config = self._configs[name]
         try:
-            for _ in range(sum(group.get("count", 1) for group in config.get("instance_group", [])) or 1):
+            for _ in range(instances(config.get("instance_group", []))):
                 given = [zeros(tensor, config["max_batch_size"]) for tensor in config["input"]]
                 self._client.infer(name, given, request_id=PROBE)
         except TimeoutError:
@@ -144,7 +145,11 @@ class Watch:
 
 
 def zeros(tensor: dict[str, Any], max_batch_size: int) -> Any:
-    """An input of zeros, or of empty strings, as the configuration describes it."""
+    """An input of zeros, or of empty strings, as the configuration describes it.
+
+    Its shape is among those that a graph for TensorRT is warmed up with (options.py): outside of them asking would
+    have the engine built anew, while requests wait.
+    """
     from tritonclient.http import InferInput
     from tritonclient.utils import triton_to_np_dtype
 

@@ -53,6 +53,20 @@ def test_memory_grows_with_the_files_and_the_instances(tmp_path: Path) -> None:
     assert read_needs(tmp_path).memory_gib == 1 + 2 * 2 + 1  # a little over 1 GiB, twice, in two instances
 
 
+def test_memory_grows_with_the_gpus_that_have_instances(on_gpus: Path) -> None:
+    """Named by one model's group; of another's, which names none, a replica has the same two."""
+    anywhere = handmade.classifier(on_gpus / "more", handmade.put("count: 2 kind: KIND_CPU", "kind: KIND_GPU"))
+    anywhere.rename(on_gpus / "anywhere")
+    (on_gpus / "more").rmdir()
+    config = on_gpus / "anywhere" / "config.pbtxt"
+    config.write_text(config.read_text().replace('"classifier"', '"anywhere"'))
+    for name, gib in (("classifier", 1), ("anywhere", 4)):
+        with (on_gpus / name / "1" / "weights.bin").open("wb") as sparse:
+            sparse.truncate(gib * 2**30)
+    needs = read_needs(on_gpus)
+    assert (needs.gpus, needs.memory_gib) == (2, 1 + 2 * 2 * (1 + 4) + 1)
+
+
 def test_spaces_in_the_path_stay_behind(tmp_path: Path) -> None:
     handmade.classifier(tmp_path / "my models")
     made = serving.manifests(tmp_path / "my models", "docker", tmp_path / "my image")

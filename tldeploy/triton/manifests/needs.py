@@ -21,6 +21,7 @@ from tldeploy.errors import ArtifactError, MachineError, QualityError
 from tldeploy.triton.lint.check import lint
 from tldeploy.triton.lint.models import Model, Target
 from tldeploy.triton.lint.rules import Finding
+from tldeploy.triton.placement import device_of, instances
 from tldeploy.triton.repository import all_published
 from tldeploy.triton.server_options import server_options
 from tldeploy.triton.transaction import recover
@@ -47,6 +48,7 @@ class Needs:
     gpus, cores: for each replica.
     open_threads: whether a model leaves its number of threads to onnxruntime.
     memory_gib: a first guess.
+    builds_engines: whether TensorRT builds engines before a replica is ready.
     queue_delay_us: the longest that a model waits for a batch to fill.
     unserved: version folders that no configuration asks for.
     complete: whether every configuration names its backend, inputs and outputs, so that the server need not look.
@@ -62,6 +64,7 @@ class Needs:
     cores: int
     open_threads: bool
     memory_gib: int
+    builds_engines: bool
     queue_delay_us: int
     unserved: tuple[str, ...]
     complete: bool
@@ -83,16 +86,19 @@ def read_needs(repository: Path) -> Needs:
         raise ArtifactError(asked, "no model is in it", "publish one with `tldeploy deploy`")
     steps = {step.model_name for model in models for step in model.known.ensemble_scheduling.step}
     called = tuple(model.name for model in models if model.name not in steps)
+    gpus = max(map(_gpus, models))
+    loaded_bytes = sum(_loaded_bytes(model, gpus) for model in models)
     return Needs(
         repository=repository,
         name=_cluster_name(called[0] if len(called) == 1 else repository.name),
         called=called,
         packages=_packages(models, asked),
         has_python=any(model.backend == "python" for model in models),
-        gpus=max(map(_gpus, models)),
+        gpus=gpus,
         cores=sum(map(_threads, models)) or CORES,
         open_threads=any(_leaves_threads_open(model) for model in models),
-        memory_gib=BASE_MEMORY_GIB + math.ceil(MEMORY_FACTOR * sum(map(_loaded_bytes, models)) / 2**30),
+        memory_gib=BASE_MEMORY_GIB + math.ceil(MEMORY_FACTOR * loaded_bytes / 2**30),
+        builds_engines=any(device_of(model) == "tensorrt" for model in models),
         queue_delay_us=max(model.known.dynamic_batching.max_queue_delay_microseconds for model in models),
         unserved=tuple(
             f"{model.name}/{version}" for model in models for version in model.on_disk if version not in model.served
@@ -179,8 +185,11 @@ def _gpus(model: Model) -> int:
     return max((1 + max(group.gpus, default=0) for group in groups), default=0)
 
 
-def _instances(model: Model) -> int:
-    return sum(max(1, group.count) for group in model.known.instance_group) or 1
+def _instances(model: Model, gpus: int = 0) -> int:
+    from google.protobuf.json_format import MessageToDict
+
+    groups = [MessageToDict(group, preserving_proto_field_name=True) for group in model.known.instance_group]
+    return instances(groups, gpus)
 
 
 def _threads(model: Model) -> int:
@@ -195,11 +204,11 @@ def _leaves_threads_open(model: Model) -> bool:
     return model.backend == "onnxruntime" and not _gpus(model) and not _threads(model)
 
 
-def _loaded_bytes(model: Model) -> int:
-    """Every instance loads every served version."""
+def _loaded_bytes(model: Model, gpus: int) -> int:
+    """Every instance loads every served version. gpus: of a replica."""
     folders = [model.folder / str(version) for version in model.served]
     size = sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
-    return size * _instances(model)
+    return size * _instances(model, gpus)
 
 
 def _is_complete(model: Model) -> bool:
