@@ -17,6 +17,8 @@ from tldeploy.errors import ServerError
 from tldeploy.recipe import Cuda, Deploy
 from tldeploy.triton import config, server
 from tldeploy.triton.server import Server
+from tldeploy.triton.watch import Watch
+from tldeploy.triton.workers import Workers
 
 pytestmark = pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there is a GPU")
 
@@ -100,3 +102,56 @@ def test_each_gpu_has_as_many_workers_as_instances_and_each_knows_its_own(tmp_pa
         workers = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(told.iterdir())]
     found = [tuple(worker.values()) for worker in workers]
     assert found == [(f"m_0_{instance}", "GPU", str(gpu)) for gpu in (0, 1) for instance in (0, 1)]
+
+
+NOTING = """
+from pathlib import Path
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        name = f"{{args['model_instance_device_id']}} {{args['model_instance_name']}}"
+        self.told = Path({folder!r}) / name
+
+    def execute(self, requests):
+        shapes = [pb_utils.get_input_tensor_by_name(request, "input_ids").as_numpy().shape for request in requests]
+        with self.told.open("a") as told:
+            told.write(f"{{sum(rows for rows, _ in shapes)}} x {{shapes[0][1]}}\\n")
+        outputs = [pb_utils.Tensor("probabilities", np.zeros((rows, 3), np.float32)) for rows, _ in shapes]
+        return [pb_utils.InferenceResponse([out]) for out in outputs]
+"""
+
+
+@pytest.mark.usefixtures("gpus")
+@pytest.mark.parametrize("named", ["gpus: 0 gpus: 1", ""])
+def test_each_worker_is_warmed_up_in_order_and_then_asked_by_the_watch(tmp_path: Path, named: str) -> None:
+    """What is published for TensorRT, with a model in Python that notes what it is asked. Where the group names no GPU
+    the server says itself that it is on both."""
+    described = graph(Deploy(device="tensorrt", instances=2, max_batch_size=4), lengths=(16,))
+    described.name, described.backend = "m", "python"
+    del described.instance_group[:]
+    described.ClearField("optimization")
+    described.ClearField("parameters")
+    described.output[0].label_filename = ""
+    folder, told = tmp_path / "repository" / "m", tmp_path / "told"
+    (folder / "1").mkdir(parents=True)
+    told.mkdir()
+    (folder / "1" / "model.py").write_text(NOTING.format(folder=str(told)), encoding="utf-8")
+    group = f"instance_group {{ count: 2 kind: KIND_GPU {named} }}\n"
+    (folder / "config.pbtxt").write_text(config.to_text(described) + group, encoding="utf-8")
+    with Server(tmp_path / "repository", http_port=0, grpc_port=0, metrics_port=0) as server:
+        warmed = noted(told)
+        workers = Workers(f"{server.id}-", tmp_path / "repository")
+        with Watch(server.http_url, server.key, workers, pytest.fail) as watch:
+            assert watch.look() == []
+    names = {f"{gpu} m_0_{instance}" for gpu in (0, 1) for instance in (0, 1)}
+    assert warmed == {name: ["4 x 16", "1 x 1", "1 x 16"] for name in names}
+    assert noted(told) == {name: ["4 x 16", "1 x 1", "1 x 16", "1 x 1"] for name in names}
+
+
+def noted(folder: Path) -> dict[str, list[str]]:
+    """By worker, the runs that it had."""
+    return {file.name: file.read_text(encoding="utf-8").splitlines() for file in folder.iterdir()}

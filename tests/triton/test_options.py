@@ -23,6 +23,7 @@ from tldeploy.triton.lint.check import lint
 from tldeploy.triton.lint.models import Target
 from tldeploy.triton.options import resolved
 from tldeploy.triton.repository import is_current, publish
+from tldeploy.triton.watch import zeros
 
 TOKENS = tuple(Tensor(name, "TYPE_INT64", (-1, -1)) for name in ("input_ids", "attention_mask"))
 TEXTS = Signature(TOKENS, (Tensor("probabilities", "TYPE_FP32", (-1, 3)),))
@@ -67,6 +68,25 @@ def test_on_a_gpu_the_largest_batch_is_warmed_up_too() -> None:
     sizes = [(size, shapes["input_ids"]) for size, shapes in samples(graph(Deploy(device="cuda", max_batch_size=7)))]
     assert sizes == [(1, [16]), (7, [16]), (1, [32]), (7, [32])]
     assert len(samples(graph(Deploy(device="cuda", max_batch_size=1)))) == 2
+
+
+def test_tensorrt_is_warmed_up_by_the_ends_of_what_it_is_asked_before_all_between_them() -> None:
+    """A shape outside of those before it has the engine built anew; the others are within the first two."""
+    tensorrt = Deploy(device="tensorrt", max_batch_size=7)
+    sizes = [(size, shapes["input_ids"]) for size, shapes in samples(graph(tensorrt))]
+    assert sizes == [(7, [32]), (1, [1]), (1, [16]), (7, [16]), (1, [32])]
+    assert [size for size, _ in samples(graph(tensorrt, IMAGES, ()))] == [7, 1]
+    assert samples(graph(Deploy(device="tensorrt", warmup=False))) == []
+
+
+@pytest.mark.parametrize("signature", [TEXTS, IMAGES])
+@pytest.mark.parametrize("max_batch_size", [1, 7])
+def test_what_the_watch_asks_is_among_what_tensorrt_is_warmed_up_by(signature: Signature, max_batch_size: int) -> None:
+    described = graph(Deploy(device="tensorrt", max_batch_size=max_batch_size), signature, (32,))
+    warmed = [(size, *shapes.values()) for size, shapes in samples(described)]
+    asked = [zeros(tensor, max_batch_size).shape() for tensor in as_the_worker_gets_it(described)["input"]]
+    assert {tuple(shape[:1]) for shape in asked} == {(1,)}
+    assert (1, *(shape[1:] for shape in asked)) in warmed
 
 
 def test_images_have_one_shape_and_no_empty_file_is_decoded() -> None:
@@ -291,7 +311,7 @@ def test_what_is_published_has_them_all_and_a_rollback_writes_them_again(tmp_pat
     assert not is_current(export, tmp_path / "repo", "m", Deploy())
     files = [tmp_path / "repo" / model / "config.pbtxt" for model in ("m", "m.graph", "m.tokenize")]
     before = [config.read(file) for file in files]
-    assert before[1].model_warmup[1].inputs["input_ids"].dims == [16]
+    assert [sample.name for sample in before[1].model_warmup] == ["32 x 32", "1 x 1", "1 x 16", "32 x 16", "1 x 32"]
     assert lint(tmp_path / "repo", Target(gpus=3)).findings == ()
     rollback(tmp_path / "repo", "m")
     for file, newer in zip(files, before, strict=True):
@@ -300,6 +320,17 @@ def test_what_is_published_has_them_all_and_a_rollback_writes_them_again(tmp_pat
             described.ClearField("version_policy")
             described.ClearField("ensemble_scheduling")
         assert older == newer
+
+
+def test_for_tensorrt_the_longest_rows_that_may_come_are_warmed_up_first(tmp_path: Path) -> None:
+    """However short those are that the graph was calibrated with: the tokenizer cuts a text off at 32 tokens."""
+    for target in ("cuda", "tensorrt"):
+        export = write_export(tmp_path / target, target=target, padded_lengths={"16": 9})
+        publish(export, tmp_path / "repo", target, Deploy(max_batch_size=4))
+    files = [tmp_path / "repo" / f"{target}.graph" / "config.pbtxt" for target in ("cuda", "tensorrt")]
+    cuda, tensorrt = ([sample.name for sample in config.read(file).model_warmup] for file in files)
+    assert cuda == ["1 x 16", "4 x 16"]
+    assert tensorrt == ["4 x 32", "1 x 1", "1 x 16", "4 x 16", "1 x 32"]
 
 
 def as_the_worker_gets_it(described: Any) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +17,7 @@ from tldeploy.triton import placement
 from tldeploy.triton.lint.models import Model
 from tldeploy.triton.placement import check_servable, demand, device_of
 from tldeploy.triton.repository import all_published, publish
-from tldeploy.triton.server import Server
+from tldeploy.triton.server import READY_WITHIN_S, Server
 
 LINEAGE = {"recipe": {"folder": "../models/tiny", "sha256": "0"}}
 
@@ -33,6 +35,37 @@ def repository(tiny_export: Path, tmp_path: Path) -> Path:
 def test_where_a_graph_runs_is_read_from_its_configuration(repository: Path) -> None:
     names = ["first.graph", "second.graph", "third.graph", "foreign"]
     assert [device_of(Model(repository / name)) for name in names] == ["cpu", "cuda", "tensorrt", None]
+
+
+def test_a_server_has_longer_to_be_ready_where_tensorrt_builds_engines(repository: Path) -> None:
+    assert Server(repository).ready_within_s == placement.ENGINES_WITHIN_S > READY_WITHIN_S
+    assert Server(repository, ready_within_s=3).ready_within_s == 3
+    for part in ("third", "third.graph", "third.tokenize"):
+        shutil.rmtree(repository / part)
+    assert Server(repository).ready_within_s == READY_WITHIN_S
+
+
+@pytest.mark.parametrize(
+    ("group", "gpus", "expected"),
+    [
+        ({"count": 2, "kind": "KIND_GPU", "gpus": [0, 2]}, 0, 4),
+        ({"count": 2, "kind": "KIND_GPU", "gpus": [0, 2]}, 4, 4),
+        ({"count": 2, "kind": "KIND_GPU"}, 3, 6),
+        ({"kind": "KIND_GPU", "gpus": []}, 0, 1),
+        ({"count": 2, "kind": "KIND_CPU", "gpus": []}, 3, 2),
+        ({"count": 2, "kind": "KIND_MODEL"}, 3, 2),
+        ({"count": 2, "gpus": [0]}, 3, 2),
+        ({"count": 2, "gpus": [0, 1]}, 1, 2),  # one of them is not there, so that Triton takes the CPU
+        ({"count": 2}, 3, 6),
+        ({"count": 2}, 0, 2),
+    ],
+)
+def test_each_gpu_of_a_group_has_as_many_instances_as_it_counts(
+    group: dict[str, Any], gpus: int, expected: int
+) -> None:
+    assert placement.instances([group], gpus) == expected
+    assert placement.instances([group, {"count": 5, "kind": "KIND_CPU"}], gpus) == expected + 5
+    assert placement.instances([]) == 1
 
 
 @without_gpu

@@ -10,7 +10,7 @@ from tldeploy.runtime.triton import Client
 from tldeploy.triton.lint.check import lint
 from tldeploy.triton.placement import check_servable
 from tldeploy.triton.repository import Publication, all_published, golden
-from tldeploy.triton.server import READY_WITHIN_S, Server, difference
+from tldeploy.triton.server import Server, difference
 
 FIX = "what is live stays live; export the model again on this kind of machine, or check it elsewhere (--no-check)"
 
@@ -42,7 +42,7 @@ def check(candidate: Path) -> None:
 
 def _differences(server: Server, publication: Publication) -> str:
     """In words, the first golden row that is answered otherwise; empty when there is none."""
-    with Client(server.http_url, model=publication.name, timeout_s=READY_WITHIN_S) as client:
+    with Client(server.http_url, model=publication.name, timeout_s=server.ready_within_s) as client:
         pairs = zip(*golden(publication), strict=True)
         found = (difference(row, client.predict([row])[0].tolist(), expected) for row, expected in pairs)
         return next(filter(None, found), "")

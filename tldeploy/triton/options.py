@@ -119,15 +119,22 @@ def warm_graph(config: ModelConfig, inputs: Sequence[Tensor], lengths: Iterable[
     lengths: none where all rows have one shape. Of each a single row; on a GPU, where a new shape means looking for
     algorithms or building an engine, the largest batch as well. On a CPU that takes seconds and wins nothing that was
     measurable. The ids are zeros: random ones would lie outside any vocabulary.
+
+    TensorRT builds its engine anew for a shape outside of the range that it has seen, so that range's ends come first:
+    the largest batch of the longest rows, which is what the engine is tuned for, and 1 x 1, which is all that the watch
+    of a server asks (watch.py). Two builds do for the others. A profile with these ends (`trt_profile_min_shapes`)
+    would save one, but onnxruntime refuses it where it leaves out an open input of any part of the graph that TensorRT
+    takes (microsoft/onnxruntime#17007), and which those are is not known before.
     """
     if not settings.warmup:
         return
     sizes = [1] if settings.device in {None, "cpu"} else sorted({1, settings.max_batch_size})
-    for length in sorted(lengths) or [1]:
-        for size in sizes:
-            sample = config.model_warmup.add(name=f"{size} x {length}", batch_size=size)
-            for tensor in inputs:
-                _zeros(sample.inputs[tensor.name], tensor, length)
+    shapes = [(size, length) for length in sorted(lengths) or [1] for size in sizes]
+    ends = [max(shapes), (1, 1)] if settings.device == "tensorrt" else []
+    for size, length in dict.fromkeys([*ends, *shapes]):
+        sample = config.model_warmup.add(name=f"{size} x {length}", batch_size=size)
+        for tensor in inputs:
+            _zeros(sample.inputs[tensor.name], tensor, length)
 
 
 def _zeros(data: Any, tensor: Tensor, length: int = 1) -> None:

@@ -132,6 +132,7 @@ def publish(
     step = step_of(manifest.task)
     repository, names = repository.resolve(), _Names(canary_of(name) if as_canary else name, step.suffix)
     signature = config.read_signature(_chosen(export, manifest))
+    settings = decided(manifest, settings)
     with begin(repository) as staging:
         refuse_beside_a_canary(repository, name, f"publish {name}")
         version = next_version(repository, names.in_order)
@@ -149,8 +150,8 @@ def publish(
             version,
             served,
             meanwhile=sorted({*served, *pinned}),
-            settings=decided(manifest, settings),
-            lengths=sorted(map(int, manifest.details.get("padded_lengths", ()))),
+            settings=settings,
+            lengths=_lengths(manifest, settings),
             lineage=lineage or {},
             checked=check is not None,
             tuning=tuning,
@@ -273,6 +274,14 @@ def _inputs(export: Manifest, settings: Deploy) -> str:
     step, programs = step_of(export.task), (config.__file__, options.__file__, __file__)
     ours = [file_sha256(path) for path in (step.encoder, step.program, *map(Path, programs))]
     return fingerprint([export.sha256, decided(export, settings).model_dump(exclude={"repository", "p99_ms"}), ours])
+
+
+def _lengths(export: Manifest, settings: Deploy) -> list[int]:
+    """For TensorRT also the longest that a row may have: its engine is built for a range; see options.warm_graph."""
+    lengths = set(map(int, export.details.get("padded_lengths", ())))
+    if settings.device == "tensorrt" and "max_length" in export.preprocessing:
+        lengths.add(export.preprocessing["max_length"])
+    return sorted(lengths)
 
 
 def _shape(signature: Signature, export: Manifest) -> str:

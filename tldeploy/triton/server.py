@@ -47,7 +47,7 @@ from tldeploy.triton.gate import Gate, is_loopback, opened_gate
 from tldeploy.triton.home import locate
 from tldeploy.triton.keeping import check_served
 from tldeploy.triton.log import causes, last_events, remedy
-from tldeploy.triton.placement import check_servable
+from tldeploy.triton.placement import ENGINES_WITHIN_S, builds_engines, check_servable
 from tldeploy.triton.process import Log, Process
 from tldeploy.triton.repository import Publication, all_published, check_path, golden
 from tldeploy.triton.server_options import server_options
@@ -84,7 +84,7 @@ class Server:
     gate: what stands before the server; if others can reach the host there is one, told or not.
     key: opens the protocols that are for the server's owner; by default one that nobody can guess.
     opened: of flags.OPENABLE, those that need no key.
-    ready_within_s: how long loading may take.
+    ready_within_s: how long loading may take; None for READY_WITHIN_S, or more where TensorRT builds engines.
     golden_rows: how many of each model are asked at the start.
     follows: takes other versions while it runs; a folder beside the repository says where it is, until it stops.
     trusted: hashes are not looked at, as of what has just been laid out.
@@ -103,7 +103,7 @@ class Server:
         gate: Gate | None = None,
         key: str | None = None,
         opened: Collection[str] = (),
-        ready_within_s: float = READY_WITHIN_S,
+        ready_within_s: float | None = None,
         golden_rows: int = GOLDEN_ROWS,
         follows: bool = False,
         trusted: bool = False,
@@ -115,7 +115,8 @@ class Server:
         self.host = host
         self.gate = gate or (None if is_loopback(host) else Gate())
         self._inner = Listening(host, http_port, grpc_port, metrics_port)
-        self.ready_within_s, self.traced = ready_within_s, traced
+        within_s = ENGINES_WITHIN_S if builds_engines(self.repository) else READY_WITHIN_S
+        self.ready_within_s, self.traced = ready_within_s or within_s, traced
         self.golden_rows, self.follows, self.trusted = golden_rows, follows, trusted
         self.running: running.Running | None = None
         self.id = f"tldeploy-{uuid.uuid4().hex[:12]}"

@@ -78,7 +78,7 @@ def test_what_is_measured_on_a_gpu_is_what_is_published(
     assert (group.kind, list(group.gpus)) == (group.KIND_GPU, settings.cuda.gpus if settings.cuda else [0])
     accelerators = measured.optimization.execution_accelerators.gpu_execution_accelerator
     assert {each.name: dict(each.parameters) for each in accelerators} == expected
-    assert len(measured.model_warmup) == 2, "one row, and the largest batch"
+    assert {sample.batch_size for sample in measured.model_warmup} == {1, measured.max_batch_size}
 
 
 def test_algorithms_are_looked_for_as_they_will_be(exported: Export, tmp_path: Path) -> None:

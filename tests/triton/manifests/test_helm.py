@@ -14,6 +14,7 @@ from tests.triton.manifests.made import OPEN_THREADS, chart_of, container_of, se
 from tests.triton.manifests.templates import render
 from tldeploy.triton.manifests.docker import dockerfile
 from tldeploy.triton.manifests.needs import read_needs
+from tldeploy.triton.placement import ENGINES_WITHIN_S
 from tldeploy.triton.server import Server
 
 
@@ -98,6 +99,16 @@ def test_gpus_are_asked_for_where_an_instance_group_is_on_them(repository: Path,
     on_cpu = container_of(chart_of(repository, tmp_path / "cpu"))
     assert set(on_cpu["resources"]["limits"]) == {"memory"}
     assert "--allow-gpu-metrics=false" in on_cpu["args"]
+
+
+def test_a_replica_has_longer_to_start_where_tensorrt_builds_engines(on_gpus: Path, tmp_path: Path) -> None:
+    assert container_of(chart_of(on_gpus, tmp_path / "cuda"))["startupProbe"]["failureThreshold"] == 60
+    assert "--start-period=120s" in dockerfile(read_needs(on_gpus))
+    with (on_gpus / "classifier" / "config.pbtxt").open("a") as config:
+        config.write('optimization { execution_accelerators { gpu_execution_accelerator [ { name: "tensorrt" } ] } }\n')
+    probe = container_of(chart_of(on_gpus, tmp_path / "tensorrt"))["startupProbe"]
+    assert probe["failureThreshold"] * probe["periodSeconds"] == ENGINES_WITHIN_S
+    assert f"--start-period={ENGINES_WITHIN_S:g}s" in dockerfile(read_needs(on_gpus))
 
 
 def test_an_image_that_is_not_named_stops_helm_and_not_us(repository: Path, tmp_path: Path) -> None:

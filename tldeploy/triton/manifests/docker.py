@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 
 from tldeploy.triton.manifests.needs import Needs
+from tldeploy.triton.placement import ENGINES_WITHIN_S
 
 # The release whose onnxruntime the linter and the export stage aim at: opset 20, IR version 10.
 RELEASE = "26.09"
@@ -38,6 +39,7 @@ def dockerfile(needs: Needs) -> str:
     pins = " ".join(f"{name}=={version}" for name, version in needs.packages.items())
     ready = f"import urllib.request; urllib.request.urlopen('http://127.0.0.1:{HTTP_PORT}/v2/health/ready', timeout=2)"
     gpus = f" --gpus {needs.gpus}" if needs.gpus else ""
+    start_s = ENGINES_WITHIN_S if needs.builds_engines else 120
     ports = f"{HTTP_PORT}-{METRICS_PORT}"
     lines = [
         f"# Serves {', '.join(needs.called)}. The context of the build is the model repository:",
@@ -57,7 +59,8 @@ def dockerfile(needs: Needs) -> str:
         f"EXPOSE {HTTP_PORT} {GRPC_PORT} {METRICS_PORT}",
         "",
         "# Ready means that every model is loaded. A worker that died later is not seen: watch failed requests, too.",
-        f"HEALTHCHECK --start-period=120s --interval=10s --timeout=5s CMD {json.dumps(['python3', '-c', ready])}",
+        f"HEALTHCHECK --start-period={start_s:g}s --interval=10s --timeout=5s "
+        f"CMD {json.dumps(['python3', '-c', ready])}",
         f"CMD {json.dumps(['tritonserver', *server_flags(needs)])}",
     ]
     return "\n".join(lines) + "\n"

@@ -13,6 +13,7 @@ import yaml
 
 from tldeploy.triton.manifests.docker import RELEASE, USER, server_flags
 from tldeploy.triton.manifests.needs import Needs
+from tldeploy.triton.placement import ENGINES_WITHIN_S
 
 CHART = Path(__file__).with_name("chart")
 # Above the wait that batching adds by itself, a request that queues for so long wants another replica.
@@ -61,7 +62,10 @@ def _values(needs: Needs, image: str) -> str:
         ),
         ("As many as the largest instance group on GPUs takes.", {"gpus": needs.gpus}),
         ("Where replicas may run.", {"nodeSelector": {}, "tolerations": gpu_nodes}),
-        ("A replica has 5 s for each try until its models are loaded.", {"startupTries": 60}),
+        (
+            "A replica has 5 s for each try until its models are loaded.",
+            {"startupTries": int(ENGINES_WITHIN_S) // 5 if needs.builds_engines else 60},
+        ),
         ("Without autoscaling.", {"replicas": 2}),
         (
             "Needs the Prometheus operator and its adapter, see prometheus-adapter.yaml. queueUs: the mean wait of a "
