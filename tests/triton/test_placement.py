@@ -14,6 +14,7 @@ from tldeploy.devices import Lack
 from tldeploy.errors import ArtifactError, MachineError
 from tldeploy.recipe import Deploy
 from tldeploy.triton import placement
+from tldeploy.triton.config import ENGINES_WITHIN_S
 from tldeploy.triton.lint.models import Model
 from tldeploy.triton.placement import check_servable, demand, device_of
 from tldeploy.triton.repository import all_published, publish
@@ -38,7 +39,7 @@ def test_where_a_graph_runs_is_read_from_its_configuration(repository: Path) -> 
 
 
 def test_a_server_has_longer_to_be_ready_where_tensorrt_builds_engines(repository: Path) -> None:
-    assert Server(repository).ready_within_s == placement.ENGINES_WITHIN_S > READY_WITHIN_S
+    assert Server(repository).ready_within_s == ENGINES_WITHIN_S > READY_WITHIN_S
     assert Server(repository, ready_within_s=3).ready_within_s == 3
     for part in ("third", "third.graph", "third.tokenize"):
         shutil.rmtree(repository / part)

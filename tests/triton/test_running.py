@@ -319,3 +319,21 @@ def test_a_server_that_takes_a_connection_and_says_nothing_is_named(
         with pytest.raises(ServerError, match=f"the running server at {url} takes the connection"):
             publish(exports["other"], repository, "tiny", ONE)
     assert published(repository, "tiny").version == 1
+
+
+@pytest.mark.parametrize(("device", "within_s"), [("cuda", 120), ("tensorrt", 1800)])
+def test_a_running_server_has_longer_to_load_a_graph_that_tensorrt_builds_engines_for(
+    tiny_export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: Any, within_s: float
+) -> None:
+    publish(tiny_export, tmp_path / "repo", "tiny", Deploy(device=device))
+    given: list[float] = []
+
+    class Noting(running.ModelControl):
+        def __init__(self, url: str, key: str | None, timeout_s: float) -> None:
+            given.append(timeout_s)
+            super().__init__(url, key, 1)
+
+    monkeypatch.setattr(running, "ModelControl", Noting)
+    nowhere = Running(str(tmp_path / "repo"), "gone", "127.0.0.1:1", "key", os.getpid(), running.socket.gethostname())
+    nowhere.settle(["tiny.tokenize", "tiny.graph", "tiny"])
+    assert given == [120, within_s, 120]

@@ -29,6 +29,9 @@ LATER_CONFIG = "later.pbtxt"
 LABELS_FILE = "labels.txt"
 MASK = "attention_mask"
 MERGE_LENGTHS = "merge_lengths"
+# Each graph for TensorRT has its engine built twice (options.py); once took up to ten minutes
+# (microsoft/onnxruntime#13851).
+ENGINES_WITHIN_S = 1800.0
 
 
 @dataclass(frozen=True)
@@ -228,6 +231,12 @@ def _merge_lengths(config: ModelConfig, signature: Signature) -> None:
 def merges_lengths(repository: Path) -> bool:
     """Whether any model there is published so that texts of different lengths share runs."""
     return any(MERGE_LENGTHS.encode() in file.read_bytes() for file in repository.glob("*/config.pbtxt"))
+
+
+def for_tensorrt(config: ModelConfig) -> bool:
+    """Whether TensorRT computes the graph. Its engines are built while the model is loaded."""
+    accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
+    return any(each.name == "tensorrt" for each in accelerators)
 
 
 def _add_step(

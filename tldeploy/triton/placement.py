@@ -11,14 +11,12 @@ from typing import Any
 
 from tldeploy.devices import Device, Need, lacking
 from tldeploy.errors import ArtifactError, MachineError, ServerError
+from tldeploy.triton.config import for_tensorrt
 from tldeploy.triton.lint.models import Model
 from tldeploy.triton.repository import Publication, all_published
 from tldeploy.triton.transaction import CONFIG_FILE
 
 KINDS: dict[Device, str] = {"cpu": "KIND_CPU", "cuda": "KIND_GPU", "tensorrt": "KIND_GPU, and the accelerator tensorrt"}
-# Each graph for TensorRT has two engines built (options.py); a single one took up to ten minutes
-# (microsoft/onnxruntime#13851).
-ENGINES_WITHIN_S = 1800.0
 
 
 def check_servable(repository: Path, published: Sequence[Publication]) -> None:
@@ -69,8 +67,7 @@ def device_of(model: Model) -> Device | None:
     kinds = {group.kind for group in model.known.instance_group}
     if ModelInstanceGroup.KIND_GPU not in kinds:
         return "cpu" if ModelInstanceGroup.KIND_CPU in kinds else None
-    accelerators = model.known.optimization.execution_accelerators.gpu_execution_accelerator
-    return "tensorrt" if any(each.name == "tensorrt" for each in accelerators) else "cuda"
+    return "tensorrt" if for_tensorrt(model.known) else "cuda"
 
 
 def builds_engines(repository: Path) -> bool:

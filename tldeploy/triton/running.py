@@ -32,7 +32,7 @@ from tldeploy.artifacts import is_alive
 from tldeploy.errors import ServerError, StorageError
 from tldeploy.triton import config
 from tldeploy.triton.candidate import alone, lay_out
-from tldeploy.triton.config import CONFIG_FILE
+from tldeploy.triton.config import CONFIG_FILE, ENGINES_WITHIN_S, for_tensorrt
 from tldeploy.triton.control import ModelControl
 from tldeploy.triton.locks import locked
 from tldeploy.triton.log import without_traceback
@@ -174,7 +174,7 @@ class Running:
     def _load_as(self, described: ModelConfig) -> None:
         """By its configuration in words: that of a file is taken only if the file is newer than what is loaded."""
         try:
-            with self._control() as control:
+            with self._control(ENGINES_WITHIN_S if for_tensorrt(described) else LOADS_WITHIN_S) as control:
                 control.load_as(described)
         except Exception as error:
             if self._is_gone():  # then there is nobody to tell
@@ -193,8 +193,8 @@ class Running:
         except ServerError:
             return False
 
-    def _control(self) -> ModelControl:
-        return ModelControl(self.url, self.key, LOADS_WITHIN_S)
+    def _control(self, timeout_s: float = LOADS_WITHIN_S) -> ModelControl:
+        return ModelControl(self.url, self.key, timeout_s)
 
 
 def folder_of(repository: Path, server_id: str) -> Path:

@@ -40,14 +40,14 @@ from tldeploy.runtime.triton import Client
 from tldeploy.tasks.classification import Row
 from tldeploy.triton import running
 from tldeploy.triton.canary import parts
-from tldeploy.triton.config import merges_lengths
+from tldeploy.triton.config import ENGINES_WITHIN_S, merges_lengths
 from tldeploy.triton.flags import EXIT_TIMEOUT_S, Listening, checked_key, server_flags
 from tldeploy.triton.following import Follower
 from tldeploy.triton.gate import Gate, is_loopback, opened_gate
 from tldeploy.triton.home import locate
 from tldeploy.triton.keeping import check_served
 from tldeploy.triton.log import causes, last_events, remedy
-from tldeploy.triton.placement import ENGINES_WITHIN_S, builds_engines, check_servable
+from tldeploy.triton.placement import builds_engines, check_servable
 from tldeploy.triton.process import Log, Process
 from tldeploy.triton.repository import Publication, all_published, check_path, golden
 from tldeploy.triton.server_options import server_options

@@ -12,9 +12,9 @@ import yaml
 from tests.triton import handmade
 from tests.triton.manifests.made import OPEN_THREADS, chart_of, container_of, service_of
 from tests.triton.manifests.templates import render
+from tldeploy.triton.config import ENGINES_WITHIN_S
 from tldeploy.triton.manifests.docker import dockerfile
 from tldeploy.triton.manifests.needs import read_needs
-from tldeploy.triton.placement import ENGINES_WITHIN_S
 from tldeploy.triton.server import Server
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 
+from tldeploy.triton.config import ENGINES_WITHIN_S
 from tldeploy.triton.manifests.needs import Needs
-from tldeploy.triton.placement import ENGINES_WITHIN_S
 
 # The release whose onnxruntime the linter and the export stage aim at: opset 20, IR version 10.
 RELEASE = "26.09"

@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
+from tldeploy.triton.config import ENGINES_WITHIN_S
 from tldeploy.triton.manifests.docker import RELEASE, USER, server_flags
 from tldeploy.triton.manifests.needs import Needs
-from tldeploy.triton.placement import ENGINES_WITHIN_S
 
 CHART = Path(__file__).with_name("chart")
 # Above the wait that batching adds by itself, a request that queues for so long wants another replica.
