@@ -31,7 +31,7 @@ from tldeploy.triton.control import ModelControl
 from tldeploy.triton.fitting.goals import Running
 from tldeploy.triton.fitting.race import Turn
 from tldeploy.triton.repository import Publication, decided, publish
-from tldeploy.triton.server import READY_WITHIN_S, Server
+from tldeploy.triton.server import Server
 from tldeploy.triton.steps import step_of
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def opened(export: Path, settings: Deploy, rows: Sequence[Row], most_clients: in
         publication = publish_to_measure(export, folder / "repository", settings)
         server = stack.enter_context(Server(folder / "repository", http_port=0, grpc_port=0, metrics_port=0))
         client = stack.enter_context(Client(server.http_url, model=NAME))
-        control = stack.enter_context(ModelControl(server.http_url, server.key, READY_WITHIN_S))
+        control = stack.enter_context(ModelControl(server.http_url, server.key, server.ready_within_s))
         # One pool for all turns: a new thread would be a new connection.
         pool = stack.enter_context(ThreadPoolExecutor(most_clients, thread_name_prefix="client"))
         yield ServedArena(publication, control, client, [rows[at] for at in order], pool)
