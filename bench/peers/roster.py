@@ -13,8 +13,8 @@ from bench.peers.environments import libraries_of, python_of
 from bench.peers.subjects import Subject
 from tldeploy.recipe import Deploy
 from tldeploy.triton.home import locate
+from tldeploy.triton.ports import free_ports
 from tldeploy.triton.repository import publish
-from tldeploy.triton.server import free_ports
 
 SERVERS = Path(__file__).parent / "servers"
 # How far from the network's own probabilities an answer may be. What quantizing costs is for the task's metric to say.

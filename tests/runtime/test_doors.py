@@ -20,8 +20,9 @@ from tldeploy.recipe import Deploy
 from tldeploy.runtime.triton import AsyncClient, Client
 from tldeploy.runtime.triton.address import KEY_VARIABLE
 from tldeploy.tasks.encoding import TextEncoder
+from tldeploy.triton.ports import free_ports
 from tldeploy.triton.repository import publish
-from tldeploy.triton.server import Server, free_ports
+from tldeploy.triton.server import Server
 
 IDS = np.ones((2, 16), dtype=np.int64)
 

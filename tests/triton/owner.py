@@ -9,7 +9,8 @@ import sys
 from functools import partialmethod
 from pathlib import Path
 
-from tldeploy.triton.server import Server, free_ports, serve
+from tldeploy.triton.ports import free_ports
+from tldeploy.triton.server import Server, serve
 
 if __name__ == "__main__":
     http_port, grpc_port, metrics_port = free_ports()

@@ -45,6 +45,10 @@ def test_tables_are_left_out_of_the_end() -> None:
             "where there is such a",
         ),
         ("ValueError: model 'm.graph' asks for CUDAExecutionProvider; libcuda.so.1: cannot open", "do what it says"),
+        (
+            "failed to start HTTP service: Unavailable - Socket '127.0.0.1:8000' already in use",
+            "start the server again",
+        ),
         ("failed to load 'm.graph' version 1: Internal: InvalidProtobuf", "publish the model that it names again"),
     ],
 )

@@ -10,6 +10,8 @@ _EVENT = re.compile(r'(?P<level>[IWEF])\d{4} [\d:.]+ +\d+ [^\]]+\] "?(?P<message
 _NOISE = ("CudaDriverHelper has not been initialized", "unable to create stream")
 # Of a configuration for a GPU that this machine has not.
 _NO_GPU = ("specifies invalid or unsupported gpu id", "has kind KIND_GPU but no GPUs are available")
+# A port was free when the server started, and it listens when its models are loaded.
+_TAKEN = "already in use"
 # Our backend goes on with what is missing, and what to do.
 _OWN_REMEDY = "CUDAExecutionProvider;"
 
@@ -29,6 +31,8 @@ def remedy(found: Sequence[str]) -> str:
     """What to do about a server that ended of these causes."""
     if any(said in cause for said in _NO_GPU for cause in found):
         return "serve it where there is such a GPU, or publish it for the CPU (deploy.device: cpu)"
+    if any(_TAKEN in cause for cause in found):
+        return "start the server again: another program has taken its port meanwhile; or choose another port"
     if any(_OWN_REMEDY in cause for cause in found):
         return "do what it says, then start the server again"
     return "publish the model that it names again with `tldeploy deploy`, then start the server again"

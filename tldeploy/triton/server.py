@@ -48,6 +48,7 @@ from tldeploy.triton.home import locate
 from tldeploy.triton.keeping import check_served
 from tldeploy.triton.log import causes, last_events, remedy
 from tldeploy.triton.placement import builds_engines, check_servable
+from tldeploy.triton.ports import LOOPBACK, free_ports
 from tldeploy.triton.process import Log, Process
 from tldeploy.triton.repository import Publication, all_published, check_path, golden
 from tldeploy.triton.server_options import server_options
@@ -55,7 +56,6 @@ from tldeploy.triton.transaction import alone_with, can_hold_off
 from tldeploy.triton.watch import Watch
 from tldeploy.triton.workers import Workers
 
-LOOPBACK = "127.0.0.1"
 HTTP_PORT, GRPC_PORT, METRICS_PORT = 8000, 8001, 8002
 READY_WITHIN_S = 120.0
 KILL_AFTER_S = EXIT_TIMEOUT_S + 5
@@ -64,15 +64,6 @@ KILL_AFTER_S = EXIT_TIMEOUT_S + 5
 GOLDEN_TOLERANCE = 0.05
 GOLDEN_ROWS = 4
 WATCH_EVERY_S = 10.0
-
-
-def free_ports(count: int = 3) -> list[int]:
-    """Ports that nobody listens on now, all different."""
-    sockets = [socket.create_server((LOOPBACK, 0)) for _ in range(count)]
-    ports = [int(held.getsockname()[1]) for held in sockets]
-    for held in sockets:
-        held.close()
-    return ports
 
 
 class Server:

@@ -19,7 +19,7 @@ from tldeploy import serving
 from tldeploy.triton import home
 from tldeploy.triton.manifests.docker import dockerfile, server_flags
 from tldeploy.triton.manifests.needs import read_needs
-from tldeploy.triton.server import free_ports
+from tldeploy.triton.ports import free_ports
 
 
 def test_the_image_has_the_packages_the_models_and_no_version_that_is_not_served(
